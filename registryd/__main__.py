@@ -1,0 +1,7 @@
+"""`python -m registryd`"""
+
+import sys
+
+from registryd.cli import main
+
+sys.exit(main())

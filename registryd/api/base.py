@@ -1,0 +1,127 @@
+"""What all handlers share: how a call is declared, answered and refused."""
+
+import functools
+import inspect
+import logging
+from asyncio import Future
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+from tornado.web import HTTPError, RequestHandler
+
+from registryd import __version__
+from registryd.api import problems, render
+from registryd.api.context import Context
+from registryd.api.reader import Nothing
+
+logger = logging.getLogger(__name__)
+
+SERVER = f"registryd/{__version__}"
+
+_VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+class Declared(NamedTuple):
+    """What a call takes."""
+
+    query: type[Struct]
+    body: type[Struct]
+
+
+class Handler(RequestHandler):
+    """Base of all handlers. A verb is a method under `@call`; it gives back what is to be rendered as JSON."""
+
+    def initialize(self, context: Context) -> None:
+        self.registry = context.registry
+        self.reader = context.reader
+        self.daemon = context.daemon
+        self._under_way = context.under_way
+        self._etag: str | None = None
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", SERVER)
+
+    def options(self, *path: str) -> None:  # noqa: ARG002 - Tornado passes the path's parts
+        """Says what the path can do."""
+        self.set_header("Allow", self._allow())
+        self.set_status(204)
+
+    def take_index(self, index: int, *, etag: bool = False) -> None:
+        """Says how current the answer is, and makes that its (weak) ETag where it is a list."""
+        self.set_header("Registry-Index", str(index))
+        if etag:
+            self._etag = f'W/"{index}"'
+
+    def compute_etag(self) -> str | None:
+        # Tornado compares it with If-None-Match and answers 304 by itself.
+        return self._etag
+
+    def reply(self, value: object) -> None:
+        """Answers 200 with a value as JSON, or with plain text."""
+        if isinstance(value, str):
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.write(value)
+        else:
+            self.set_header("Content-Type", "application/json")
+            self.write(render.json_bytes(value))
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "Future[None]":
+        request = self.request.connection
+        sent = super().finish(chunk)
+        sent.add_done_callback(lambda _: self._under_way.end(request))
+        return sent
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        # Our own faults, with their stack. A client's fault is the client's to know.
+        if value is not None and problems.status_of(value) >= 500 and not isinstance(value, problems.NotReady):
+            logger.error("failed request=%s %s", self.request.method, self.request.uri, exc_info=(typ, value, tb))
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        super().send_error(status_code if error is None else problems.status_of(error), **kwargs)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1] or HTTPError(status_code)
+        if status_code == 405:
+            self.set_header("Allow", self._allow())
+        if status_code in (429, 503):
+            self.set_header("Retry-After", "1")
+        self.set_header("Content-Type", problems.CONTENT_TYPE)
+        self.finish(problems.problem_of(error).render())
+
+    def _allow(self) -> str:
+        there = [verb for verb in _VERBS if hasattr(getattr(self, verb.lower()), "declared")]
+        return ", ".join([*there, "OPTIONS"])
+
+
+class UnknownPathHandler(Handler):
+    """Answers wherever there is nothing."""
+
+    def prepare(self) -> None:
+        raise problems.UnknownPath(f"there is nothing at {self.request.path}; GET /services lists what is registered")
+
+
+def call(
+    *, query: type[Struct] = Nothing, body: type[Struct] = Nothing
+) -> Callable[[Callable[..., Any]], Callable[..., Awaitable[None]]]:
+    """Declares what a verb takes. The method gets the parts of the path and, as `query` and `body`, what is declared;
+    what it gives back is the answer. What is not declared is refused with a 400 that names it."""
+    declared = Declared(query, body)
+
+    def declare(method: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+        @functools.wraps(method)
+        async def run(self: Handler, *path: str) -> None:
+            given = {"query": self.reader.query(query, self.request.query_arguments)}
+            if self.request.method not in ("GET", "HEAD"):  # whose body means nothing: RFC 9110, 9.3.1
+                given["body"] = self.reader.body(body, self.request.body)
+            answer = method(self, *path, **{name: given[name] for name in wanted})
+            if inspect.isawaitable(answer):
+                answer = await answer
+            self.reply(answer)
+
+        wanted = [name for name, struct in declared._asdict().items() if struct is not Nothing]
+        run.declared = declared  # type: ignore[attr-defined]
+        return run
+
+    return declare

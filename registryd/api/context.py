@@ -1,0 +1,65 @@
+"""What the handlers are given: the registry, a reader for what is sent, and a view of the process."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from registryd.api.reader import Reader
+from registryd.registry import Registry
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """What can be told of the process itself."""
+
+    version: str
+    #: Wall clock, whole seconds since 1970.
+    started_wall: int
+    heartbeat_timeout: float
+    cleanup_interval: float
+    store_kind: str
+    #: Seconds since the start.
+    uptime: Callable[[], float]
+    #: How often we could not hear heartbeats, and for how many seconds in all.
+    stalls: Callable[[], tuple[int, float]]
+    #: What needs a human.
+    reasons: Callable[[], list[str]]
+    #: What serving needs and is not there.
+    unready: Callable[[], list[str]]
+
+
+class UnderWay:
+    """The requests that have begun to arrive and are not yet answered in full: those that a stop waits for."""
+
+    def __init__(self) -> None:
+        self._requests: set[object] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def begin(self, request: object) -> None:
+        """A request has begun to arrive. `request` is the HTTPConnection, of which Tornado makes one per request."""
+        self._requests.add(request)
+        self._none.clear()
+
+    def end(self, request: object) -> None:
+        """The answer has been handed to the system, or there is nobody left to have it."""
+        self._requests.discard(request)
+        if not self._requests:
+            self._none.set()
+
+    async def wait_until_none(self) -> None:
+        """Waits until all are answered."""
+        await self._none.wait()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every handler is given, as the third part of its route."""
+
+    registry: Registry
+    reader: Reader
+    daemon: Daemon
+    under_way: UnderWay

@@ -1,0 +1,149 @@
+"""Stands between the HTTP server and the Application: input is limited here, while it arrives, before it is parsed.
+
+What is over a limit is answered at once. The rest of its body is read and dropped, so that the answer is not lost in
+a connection reset and the connection can go on; but not for ever.
+"""
+
+from collections.abc import Awaitable
+from http import HTTPStatus
+
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.web import Application
+
+from registryd.api import problems
+from registryd.api.base import SERVER
+from registryd.api.context import UnderWay
+from registryd.core.limits import Limits
+
+#: How many times the body's limit is read and dropped after a refusal before the connection is closed.
+PATIENCE = 8
+
+
+class Intake(HTTPServerConnectionDelegate):
+    """Give this to the HTTPServer in place of the Application."""
+
+    def __init__(self, application: Application, limits: Limits, under_way: UnderWay) -> None:
+        self._application = application
+        self._limits = limits
+        self._under_way = under_way
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Tornado's way to ask for someone who takes a request's parts as they arrive."""
+        inner = self._application.start_request(server_conn, request_conn)
+        return _Message(inner, request_conn, self._limits, self._under_way)
+
+    def on_close(self, server_conn: object) -> None:
+        """A connection has been closed."""
+        self._application.on_close(server_conn)
+
+
+class _Message(HTTPMessageDelegate):
+    """Passes one request on to `inner` until it is over a limit."""
+
+    def __init__(
+        self, inner: HTTPMessageDelegate, connection: HTTPConnection, limits: Limits, under_way: UnderWay
+    ) -> None:
+        self._inner: HTTPMessageDelegate | None = inner
+        self._connection = connection
+        self._limits = limits
+        self._under_way = under_way
+        self._received = 0
+        self._is_head = False
+        self._answered = False
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, RequestStartLine)
+        self._under_way.begin(self._connection)
+        self._is_head = start_line.method == "HEAD"
+        refusal = self._refusal(start_line, headers)
+        if refusal is not None:
+            self._refuse(refusal, headers)
+            return None
+        # The body is JSON whatever it says it is (curl says it is a form), so Tornado must not parse it as a form.
+        headers["Content-Type"] = "application/json"
+        assert self._inner is not None
+        try:
+            return self._inner.headers_received(start_line, headers)
+        except HTTPInputError as error:
+            self._refuse(error, headers)
+            return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self._received += len(chunk)
+        if self._inner is None:
+            if self._received > PATIENCE * self._limits.body_bytes:
+                self._end()
+            return None
+        if self._received > self._limits.body_bytes:
+            self._inner.on_connection_close()  # so it drops what it has
+            self._refuse(self._body_too_large(), HTTPHeaders())
+            return None
+        return self._inner.data_received(chunk)
+
+    def finish(self) -> None:
+        if self._inner is None:
+            self._end()
+        else:
+            self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        self._under_way.end(self._connection)
+        if self._inner is not None:
+            self._inner.on_connection_close()
+
+    def _refusal(self, start_line: RequestStartLine, headers: HTTPHeaders) -> Exception | None:
+        limits = self._limits
+        if len(start_line.path) > limits.url_bytes:
+            return problems.UrlTooLong("URL", "url_bytes", limits.url_bytes)
+        if sum(len(name) + len(value) + 4 for name, value in headers.get_all()) > limits.header_bytes:
+            return problems.HeadersTooLarge("header block", "header_bytes", limits.header_bytes)
+        if _announced(headers) > limits.body_bytes:
+            return self._body_too_large()
+        return None
+
+    def _body_too_large(self) -> Exception:
+        return problems.BodyTooLarge("body", "body_bytes", self._limits.body_bytes)
+
+    def _refuse(self, error: Exception, request_headers: HTTPHeaders) -> None:
+        self._inner = None
+        problem = problems.problem_of(error)
+        body = problem.render()
+        headers = HTTPHeaders(
+            {
+                "Server": SERVER,
+                "Content-Type": problems.CONTENT_TYPE,
+                "Content-Length": str(len(body)),
+            }
+        )
+        # A client that asks before it sends its body has none on the way: the connection can be closed cleanly now,
+        # and must be, as Tornado would go on to ask for the body. One that sends too much to be read is told so.
+        asks_first = request_headers.get("Expect", "").lower() == "100-continue"
+        if asks_first or _announced(request_headers) > PATIENCE * self._limits.body_bytes:
+            headers["Connection"] = "close"
+        line = ResponseStartLine("HTTP/1.1", problem.status, HTTPStatus(problem.status).phrase)
+        self._sent = self._connection.write_headers(line, headers, b"" if self._is_head else body)
+        if asks_first:
+            self._end()
+
+    def _end(self) -> None:
+        """Ends a refused request. Tornado closes the connection where the body has not been read to its end."""
+        if not self._answered:
+            self._answered = True
+            self._sent.add_done_callback(lambda _: self._under_way.end(self._connection))
+            self._connection.finish()
+
+
+def _announced(headers: HTTPHeaders) -> int:
+    """The length of the body that is to come, as far as it is said. Tornado refuses what is not a number."""
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0

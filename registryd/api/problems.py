@@ -1,0 +1,114 @@
+"""Every refusal as RFC 9457 problem details, and the one table from exceptions to statuses."""
+
+import http
+import logging
+from typing import NamedTuple
+
+from tornado.httputil import HTTPInputError
+from tornado.web import HTTPError
+
+from registryd.api import render
+from registryd.core.errors import InvalidInput, LimitReached, RegistrydError, StaleGeneration, UnknownInstance
+from registryd.core.limits import flag_of
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class TooLarge(RegistrydError):
+    """A part of the request is over its limit."""
+
+    code = "too_large"
+
+    def __init__(self, part: str, limit: str, most: int) -> None:
+        super().__init__(f"the {part} is over the limit of {most} bytes ({flag_of(limit)}); send a smaller one")
+
+
+class BodyTooLarge(TooLarge):
+    """The body is over its limit."""
+
+    code = "body_too_large"
+
+
+class HeadersTooLarge(TooLarge):
+    """The header block is over its limit."""
+
+    code = "headers_too_large"
+
+
+class UrlTooLong(TooLarge):
+    """The URL is over its limit."""
+
+    code = "url_too_long"
+
+
+class UnknownPath(RegistrydError):
+    """There is nothing at this path."""
+
+    code = "unknown_path"
+
+
+class NotReady(RegistrydError):
+    """Something that serving needs is not there."""
+
+    code = "not_ready"
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"not ready: {', '.join(names)}; ask again later")
+
+
+#: The status of each exception, looked up along its classes. What is not in here is our own fault: 500.
+STATUSES: dict[type[BaseException], int] = {
+    InvalidInput: 400,
+    HTTPInputError: 400,
+    UnknownInstance: 404,
+    UnknownPath: 404,
+    StaleGeneration: 409,
+    BodyTooLarge: 413,
+    UrlTooLong: 414,
+    LimitReached: 429,
+    HeadersTooLarge: 431,
+    NotReady: 503,
+}
+
+
+class Problem(NamedTuple):
+    """An error as it goes out."""
+
+    status: int
+    code: str
+    detail: str
+    field: str | None = None
+
+    def render(self) -> bytes:
+        """The body, `application/problem+json`."""
+        body = {
+            "type": "about:blank",
+            "title": http.HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+        }
+        return render.json_bytes(body if self.field is None else body | {"field": self.field})
+
+
+def status_of(error: BaseException) -> int:
+    """The status that an exception is answered with."""
+    if isinstance(error, HTTPError):  # Tornado's own: 400 for a path that is not UTF-8, 405
+        return error.status_code
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What a client is told about an exception: of our own faults, only that they are ours."""
+    status = status_of(error)
+    if isinstance(error, RegistrydError):
+        return Problem(status, error.code, str(error), getattr(error, "field", None))
+    if isinstance(error, HTTPInputError):
+        return Problem(status, "bad_request", f"this is not a good HTTP request: {error}")
+    if status == 405:
+        return Problem(status, "method_not_allowed", "this path has no such method; those in Allow are there")
+    if status < 500:
+        return Problem(status, "bad_request", "the request cannot be read; check that the path is UTF-8")
+    return Problem(500, "internal_error", "registryd has failed; its log says why, and the state is as before")

@@ -1,0 +1,128 @@
+"""Reads what is sent into declared types, or says in a sentence what to send instead."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from registryd.core.errors import InvalidInput
+from registryd.core.limits import Limits
+from registryd.core.rules import Rulebook
+
+S = TypeVar("S", bound=Struct)
+
+#: How much of what was sent a refusal repeats.
+_ECHO = 64
+#: msgspec's words for what is wrong, and the field in which it is.
+_COMPLAINT = re.compile(r"(?P<what>.*) - at (?:`key` in )?`\$\.(?P<field>\w+)[^`]*`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`")
+_UNKNOWN = "Object contains unknown field"
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """The query or body of a call that takes none."""
+
+
+class Reader:
+    """Reads queries and bodies into declared types, narrowed to the limits; each type is prepared once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.rules = Rulebook(limits)
+        self._narrowed: dict[type[Struct], type[Struct]] = {}
+        self._decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+
+    def body(self, struct: type[S], raw: bytes) -> S:
+        """The body as `struct`; an empty one where nothing is required is as good as `{}`. Raises InvalidInput."""
+        if not raw:
+            if any(field.required for field in msgspec.structs.fields(struct)):
+                raise InvalidInput(
+                    "body", f"the body is empty; send a JSON object with {_listed(struct)}", "missing_body"
+                )
+            raw = b"{}"
+        decoder = self._decoders.get(struct)
+        if decoder is None:
+            decoder = self._decoders[struct] = msgspec.json.Decoder(self._narrow(struct))
+        try:
+            return cast("S", decoder.decode(raw))
+        except msgspec.ValidationError as error:
+            raise self._refusal(error, struct, raw) from None
+        except _NOT_JSON as error:
+            raise _not_json(error) from None
+
+    def query(self, struct: type[S], arguments: Mapping[str, Sequence[bytes]]) -> S:
+        """The query as `struct`. Raises InvalidInput that names the parameter."""
+        unknown = _unknown(arguments, struct)
+        if unknown:
+            detail = f"this call has no parameter {_quoted(unknown)}; it takes {_listed(struct)}"
+            raise InvalidInput(unknown[0], detail, "unknown_parameter")
+        values: dict[str, str] = {}
+        for name, given in arguments.items():
+            if len(given) > 1:
+                raise InvalidInput(name, f"{name} is given {len(given)} times; give it once", "invalid_parameter")
+            values[name] = given[0].decode("utf-8", "backslashreplace")
+        try:
+            return msgspec.convert(values, self._narrow(struct), strict=False)
+        except msgspec.ValidationError as error:
+            complaint = _COMPLAINT.fullmatch(str(error))
+            field = complaint["field"] if complaint else "query"
+            detail = f"{field} {_quoted([values.get(field, '')])} is not allowed; send {self.rules.words(field)}"
+            raise InvalidInput(field, detail, "invalid_parameter") from None
+
+    def _narrow(self, struct: type[S]) -> type[S]:
+        narrowed = self._narrowed.get(struct)
+        if narrowed is None:
+            narrowed = self._narrowed[struct] = self.rules.constrain(struct)
+        return cast("type[S]", narrowed)
+
+    def _refusal(self, error: msgspec.ValidationError, struct: type[Struct], raw: bytes) -> InvalidInput:
+        """Msgspec's refusal of a body in our own words, which say what to send."""
+        if isinstance(error.__cause__, InvalidInput):  # out of a __post_init__
+            return error.__cause__
+        text = str(error)
+        if text.startswith(_UNKNOWN):
+            return _unknown_fields(struct, raw)
+        missing = _MISSING.fullmatch(text)
+        if missing:
+            field = missing["field"]
+            return InvalidInput(field, f"{field} is missing; send {self.rules.words(field)}", "missing_field")
+        complaint = _COMPLAINT.fullmatch(text)
+        if complaint is None:
+            return InvalidInput("body", f"{_lowered(text)}; send a JSON object with {_listed(struct)}", "invalid_body")
+        field = complaint["field"]
+        what = "is not in the form" if "matching regex" in text else _lowered(complaint["what"])
+        return InvalidInput(field, f"{field}: {what}; send {self.rules.words(field)}")
+
+
+def _unknown_fields(struct: type[Struct], raw: bytes) -> InvalidInput:
+    """Msgspec names the first unknown field and stops there; we name them all."""
+    try:
+        sent = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except _NOT_JSON as error:
+        return _not_json(error)
+    unknown = _unknown(sent, struct)
+    detail = f"this call has no field {_quoted(unknown)}; it takes {_listed(struct)}"
+    return InvalidInput(unknown[0][:_ECHO], detail, "unknown_field")
+
+
+def _not_json(error: Exception) -> InvalidInput:
+    return InvalidInput("body", f"the body is not JSON in UTF-8: {_lowered(str(error))}", "invalid_json")
+
+
+def _unknown(names: Iterable[str], struct: type[Struct]) -> list[str]:
+    return [name for name in names if name not in struct.__struct_fields__]
+
+
+def _listed(struct: type[Struct]) -> str:
+    return ", ".join(struct.__struct_fields__) or "none"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:_ECHO]) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]

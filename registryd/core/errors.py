@@ -1,0 +1,59 @@
+"""What can go wrong, by type. No type here names an HTTP status: each face maps types to its own answers.
+
+RegistrydError
+├── InvalidInput        what was sent breaks a rule; carries `field`
+├── UnknownInstance     no such instance is registered, or its lease has ended
+├── StaleGeneration     the instance has been taken over by a newer registration
+└── LimitReached        one more would be over a limit of this registry
+"""
+
+__all__ = ["InvalidInput", "LimitReached", "RegistrydError", "StaleGeneration", "UnknownInstance"]
+
+
+class RegistrydError(Exception):
+    """Base of all; `code` is the stable token that programs match on, the text is a sentence for people."""
+
+    code = "error"
+
+
+class InvalidInput(RegistrydError, ValueError):
+    """What was sent breaks a rule. A ValueError too, so that msgspec passes it on from `__post_init__`."""
+
+    code = "invalid_field"
+
+    def __init__(self, field: str, detail: str, code: str = "invalid_field") -> None:
+        super().__init__(detail)
+        self.field = field
+        self.code = code
+
+
+class UnknownInstance(RegistrydError):
+    """No such instance is registered, or its lease has ended."""
+
+    code = "unknown_instance"
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(f"no instance {instance_id!r} is registered, or its lease has ended; register it again")
+        self.instance_id = instance_id
+
+
+class StaleGeneration(RegistrydError):
+    """The instance has been taken over by another registration under the same id."""
+
+    code = "stale_generation"
+
+    def __init__(self, instance_id: str, asked: int, current: int) -> None:
+        super().__init__(
+            f"instance {instance_id!r} is at generation {current}, not {asked}: "
+            "another registration has taken this id over; stop using it or register under a new one"
+        )
+
+
+class LimitReached(RegistrydError):
+    """One more would be over a limit of this registry; `limit` is the setting's name."""
+
+    code = "limit_reached"
+
+    def __init__(self, limit: str, detail: str) -> None:
+        super().__init__(detail)
+        self.limit = limit

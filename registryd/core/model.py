@@ -1,0 +1,159 @@
+"""The nouns: an instance as it was registered, the commands that ask for a change, and the changes that follow.
+
+All of them are values: nothing here changes after it is made.
+"""
+
+import ipaddress
+import re
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from registryd.core.errors import InvalidInput
+
+ReportedStatus = Literal["up", "starting", "down"]
+ChangeKind = Literal["registered", "updated", "deregistered", "expired"]
+
+
+class Instance(Struct, frozen=True, gc=False, kw_only=True):
+    """One running copy of a service, as it was registered. A change of any field makes a new Instance.
+
+    `gc=False`: these hold no reference cycles, and at a million of them the collector's visits would be felt.
+    """
+
+    instance_id: str
+    service_name: str
+    base_url: str
+    #: Wall clock, whole seconds since 1970, for people only: leases know nothing of it.
+    registered_at: int
+    #: What the instance says about itself.
+    status: ReportedStatus
+    #: Length of its lease in seconds: without a heartbeat for that long it is gone.
+    ttl: float
+    metadata: dict[str, str]
+    tags: tuple[str, ...]
+    version: str
+    zone: str
+    weight: int
+    #: 1 for the first registration under an id, one more for each that takes it over.
+    generation: int
+
+
+class Register(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks for an instance to be listed. None means "not given"."""
+
+    service_name: str
+    base_url: str
+    instance_id: str | None = None
+    ttl: float | None = None
+    status: ReportedStatus | None = None
+    metadata: dict[str, str] | None = None
+    tags: tuple[str, ...] | None = None
+    version: str | None = None
+    zone: str | None = None
+    weight: int | None = None
+
+    def __post_init__(self) -> None:
+        parse_base_url(self.base_url)
+
+
+class Report(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an instance says anew about itself along with a heartbeat. None means "as it was"."""
+
+    status: ReportedStatus | None = None
+    weight: int | None = None
+    metadata: dict[str, str] | None = None
+
+    def is_empty(self) -> bool:
+        """Whether it reports nothing: a mere heartbeat."""
+        return self.status is None and self.weight is None and self.metadata is None
+
+
+class Update(Struct, frozen=True):
+    """Asks for a report to be laid over a registered instance."""
+
+    instance_id: str
+    report: Report
+    generation: int | None = None
+
+
+class Deregister(Struct, frozen=True):
+    """Asks for an instance to be taken off the list."""
+
+    instance_id: str
+    generation: int | None = None
+
+
+Command = Register | Update | Deregister
+
+
+class Change(Struct, frozen=True, gc=False, kw_only=True):
+    """Something that a reader can see has changed.
+
+    `instance` is the instance as it is afterwards; when `kind` is `deregistered` or `expired`, as it was.
+    """
+
+    kind: ChangeKind
+    instance: Instance
+    #: Wall clock, whole seconds since 1970.
+    last_heartbeat: int
+    #: Why, for people: ends up in the log.
+    reason: str
+    #: 0 until the store has handed out a number.
+    index: int = 0
+
+
+class Endpoint(NamedTuple):
+    """A base_url taken apart. `host` is without brackets; `port` is None where the URL names none."""
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+
+
+# RFC 3986 section 3, narrowed to what an address of a service can need: there is an authority and no fragment.
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
+    r"(?:\[(?P<ipv6>[^\[\]/?]*)\]|(?P<name>[^\[\]:/?]*))"
+    r"(?::(?P<port>[^/?]*))?"
+    r"(?P<path>[/?].*)?"
+)
+_BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+
+
+def parse_base_url(url: str) -> Endpoint:
+    """Takes a base_url apart, and by that checks it: absolute, any scheme, with a host and nothing unsafe.
+
+    Raises InvalidInput that says what is wrong with it.
+    """
+
+    def wrong(what: str) -> InvalidInput:
+        return InvalidInput("base_url", f"base_url {what}; send one like http://10.0.0.5:8000")
+
+    if _BLANK_OR_CONTROL.search(url):
+        raise wrong("has white space or a control character in it")
+    if "\\" in url:
+        raise wrong("has a backslash in it")
+    if "#" in url:
+        raise wrong("has a fragment (#)")
+    scheme, separator, rest = url.partition("://")
+    if not separator or not scheme:
+        raise wrong("has no scheme")
+    if "@" in re.split(r"[/?]", rest, maxsplit=1)[0]:
+        raise wrong("has user info (something before an @), which every reader of the registry would see")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise wrong("is not an absolute URL")
+    host = match["name"]
+    if match["ipv6"] is not None:
+        try:
+            host = str(ipaddress.IPv6Address(match["ipv6"]))
+        except ValueError:
+            raise wrong("has something other than an IPv6 address in brackets") from None
+    if not host:
+        raise wrong("has no host")
+    port = match["port"] or None
+    if port is not None and not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise wrong("has a port that is not a number from 0 to 65535")
+    return Endpoint(match["scheme"].lower(), host, None if port is None else int(port), match["path"] or "")

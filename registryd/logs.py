@@ -1,0 +1,69 @@
+"""What registryd writes to stderr: one line per event, whatever is in it.
+
+Lines for the journal begin with their priority (sd-daemon(3)) and leave the time to it; others begin with the time.
+"""
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from registryd.core.model import Change
+from registryd.systemd import is_journal
+
+logger = logging.getLogger(__name__)
+
+#: Python's levels as priorities of syslog(3), which the journal sorts and colours by.
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class LineFormatter(logging.Formatter):
+    """Renders a record as one line: tracebacks are folded, and nobody's input can start a line of its own."""
+
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)s %(message)s")
+        self._journal = journal
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """RFC 3339, UTC, to the second."""
+        return time.strftime(datefmt or "%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without the newline."""
+        line = super().format(record).replace("\n", " | ")
+        line = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", line)
+        return f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" if self._journal else line
+
+
+def set_up(level: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) -> None:
+    """Sends the log to `stream` from `level` on."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter(journal=is_journal(stream.fileno(), environ)))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # A reader who sends nonsense gets an answer; our log need not keep it, unless someone is looking for it.
+    logging.getLogger("tornado.general").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+
+
+def plain_line(text: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) -> str:
+    """A line for someone who starts registryd by hand, without time and level; the journal gets its priority."""
+    record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, text, None, None)
+    line = LineFormatter(journal=True).format(record)
+    return line if is_journal(stream.fileno(), environ) else line.partition(">")[2]
+
+
+def log_change(change: Change) -> None:
+    """The line for an instance that appears, goes or changes, and why. Never called for a heartbeat."""
+    instance = change.instance
+    logger.info(
+        "%s service=%s instance=%s url=%s generation=%d index=%d reason=%r",
+        change.kind,
+        instance.service_name,
+        instance.instance_id,
+        instance.base_url,
+        instance.generation,
+        change.index,
+        change.reason,
+    )

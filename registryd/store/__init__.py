@@ -1,0 +1,1 @@
+"""Where changes are kept. A store knows neither the registry nor HTTP."""

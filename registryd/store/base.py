@@ -1,0 +1,52 @@
+"""What the registry asks of a store, and the store that keeps nothing."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from registryd.core.model import Change
+
+
+class Store(Protocol):
+    """Keeps changes and hands out their numbers, which only ever grow and are never given twice."""
+
+    #: What kind of store it is, as /status shows it.
+    kind: str
+    #: The last number handed out.
+    index: int
+
+    async def append(self, changes: Sequence[Change]) -> tuple[Change, ...]:
+        """Keeps changes for good, then numbers them. The numbers are drawn at the very end, when nothing is awaited
+        any more: whatever `record` numbers meanwhile comes first, in the order in which the changes come true."""
+
+    def record(self, changes: Iterable[Change]) -> tuple[Change, ...]:
+        """Numbers changes that are true in any case, because time has passed, and keeps them when it can.
+        Never fails and never waits."""
+
+    async def close(self) -> None:
+        """Finishes what is under way."""
+
+
+class MemoryStore:
+    """Keeps nothing: a restart begins anew, and the services register again."""
+
+    kind = "memory"
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    async def append(self, changes: Sequence[Change]) -> tuple[Change, ...]:
+        """Numbers the changes."""
+        return self.record(changes)
+
+    def record(self, changes: Iterable[Change]) -> tuple[Change, ...]:
+        """Numbers the changes."""
+        return tuple(self._number(change) for change in changes)
+
+    async def close(self) -> None:
+        """Has nothing to finish."""
+
+    def _number(self, change: Change) -> Change:
+        self.index += 1
+        return msgspec.structs.replace(change, index=self.index)

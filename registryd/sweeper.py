@@ -1,0 +1,37 @@
+"""The PeriodicCallback that expires what has ended when nobody asks, and the proof that it still comes."""
+
+from tornado.ioloop import PeriodicCallback
+
+from registryd.clock import BEAT, LeaseClock
+from registryd.registry import Registry
+
+
+class Sweeper:
+    """Sweeps every `interval` seconds, on the current IOLoop, and keeps the lease clock's beat."""
+
+    def __init__(self, registry: Registry, clock: LeaseClock, interval: float) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._interval = interval
+        self._swept_at = clock.uptime()
+        self._sweep_timer = PeriodicCallback(self.sweep, interval * 1000)
+        self._beat_timer = PeriodicCallback(clock.beat, BEAT * 1000)
+
+    def start(self) -> None:
+        """Starts both timers."""
+        self._sweep_timer.start()
+        self._beat_timer.start()
+
+    def stop(self) -> None:
+        """Stops both timers."""
+        self._sweep_timer.stop()
+        self._beat_timer.stop()
+
+    def sweep(self) -> None:
+        """Expires what has ended."""
+        self._registry.sweep()
+        self._swept_at = self._clock.uptime()
+
+    def is_alive(self) -> bool:
+        """Whether the last sweep is no further back than two intervals and a second."""
+        return self._clock.uptime() - self._swept_at <= 2 * self._interval + 1

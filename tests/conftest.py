@@ -1,0 +1,180 @@
+"""Fixtures for all tests, and the promise that every test keeps: nothing unexpected in the log."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import settings
+from support import FIRST_INDEX, ManualClock, RecordingStore, new_state, replay
+from tornado.httpclient import HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPHeaders
+from tornado.platform.asyncio import AsyncIOLoop
+
+from registryd.api.context import Daemon, UnderWay
+from registryd.core.limits import Limits
+from registryd.core.model import Instance
+from registryd.core.state import State
+from registryd.feed import Feed
+from registryd.registry import Registry
+from registryd.server import make_http_server
+
+settings.register_profile("registryd", derandomize=True, deadline=None)
+settings.load_profile("registryd")
+
+ExpectLog = Callable[[str], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def expect_log(caplog: pytest.LogCaptureFixture) -> ExpectLog:
+    """`with expect_log(regex):` claims the warnings and errors that match, and fails where there is none."""
+
+    @contextmanager
+    def claim(regex: str) -> Iterator[None]:
+        before = len(caplog.records)
+        yield
+        found = [
+            r for r in caplog.records[before:] if r.levelno >= logging.WARNING and re.search(regex, r.getMessage())
+        ]
+        assert found, f"no warning or error in the log matches {regex!r}"
+        for record in found:
+            record.claimed = True
+
+    return claim
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fails a test that logs a warning or an error which it has not claimed by `expect_log`."""
+    caplog.set_level(logging.INFO)
+    yield
+    records = [*caplog.get_records("setup"), *caplog.get_records("call")]
+    unclaimed = [r for r in records if r.levelno >= logging.WARNING and not getattr(r, "claimed", False)]
+    assert [f"{r.name}: {r.getMessage()}" for r in unclaimed] == []
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def state() -> Iterator[State]:
+    state = new_state()
+    yield state
+    state.check()
+
+
+@pytest.fixture
+def store() -> RecordingStore:
+    return RecordingStore()
+
+
+@pytest.fixture
+def feed() -> Feed:
+    return Feed(FIRST_INDEX)
+
+
+@pytest.fixture
+def registry(
+    io_loop: AsyncIOLoop, clock: ManualClock, store: RecordingStore, feed: Feed, limits: Limits
+) -> Iterator[Registry]:
+    state = new_state(limits)
+    registry = Registry(state, store, feed, clock)
+    yield registry
+    state.check()
+    assert not registry._lock.locked(), "the lock is free"
+    assert instances_of(replay(store.changes)) == instances_of(state), "what the store has kept is what is there"
+
+
+def instances_of(state: State) -> dict[str, Instance]:
+    return {lease.instance.instance_id: lease.instance for lease in state._leases}
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon(
+        version="0.1.0",
+        started_wall=1_705_314_600,
+        heartbeat_timeout=30.0,
+        cleanup_interval=10.0,
+        store_kind="recording",
+        uptime=lambda: 12.5,
+        stalls=lambda: (0, 0.0),
+        reasons=list,
+        unready=list,
+    )
+
+
+@pytest.fixture
+def under_way(io_loop: AsyncIOLoop) -> UnderWay:
+    return UnderWay()
+
+
+@pytest.fixture
+def http_server(
+    io_loop: AsyncIOLoop, http_server_port: Any, registry: Registry, daemon: Daemon, under_way: UnderWay, limits: Limits
+) -> Iterator[HTTPServer]:
+    """In place of pytest-tornasync's: the server as the daemon makes it, intake included."""
+    server = make_http_server(registry, daemon, under_way, limits)
+    server.add_socket(http_server_port[0])
+    yield server
+    server.stop()
+    io_loop.run_sync(server.close_all_connections, timeout=5)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: HTTPHeaders
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Api:
+    """Speaks HTTP with the server under test; any status is an answer."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def __call__(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        response: HTTPResponse = await self._client.fetch(
+            path,
+            method=method,
+            body=raw,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+            raise_error=False,
+            allow_nonstandard_methods=True,
+        )
+        return Answer(response.code, response.headers, response.body)
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await self("GET", path, **headers)
+
+    async def post(self, path: str, body: object = b"", **headers: str) -> Answer:
+        return await self("POST", path, body, **headers)
+
+    async def delete(self, path: str) -> Answer:
+        return await self("DELETE", path)
+
+    async def register(self, service_name: str = "users", **more: object) -> Any:
+        answer = await self.post("/register", {"service_name": service_name, "base_url": "http://10.0.0.5:8000"} | more)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+
+@pytest.fixture
+def api(http_server_client: Any) -> Api:
+    return Api(http_server_client)

@@ -1,0 +1,43 @@
+"""What every store promises."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from support import WALL, RecordingStore, a_registration, new_state
+
+from registryd.core.model import Change
+from registryd.store.base import MemoryStore, Store
+
+STORES: list[Callable[[int], Store]] = [MemoryStore, RecordingStore]
+
+
+def changes(count: int) -> list[Change]:
+    return [new_state().decide(a_registration(instance_id=f"i{n}"), WALL)[0] for n in range(count)]
+
+
+@pytest.mark.parametrize("make", STORES)
+def test_numbers_follow_each_other_whoever_asks(make: Callable[[int], Store]) -> None:
+    async def story() -> None:
+        store = make(41)
+        first = await store.append(changes(2))
+        second = store.record(changes(1))
+        third = await store.append(changes(1))
+
+        assert [change.index for change in [*first, *second, *third]] == [42, 43, 44, 45]
+        assert store.index == 45
+        await store.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("make", STORES)
+def test_numbering_leaves_the_rest_of_a_change_alone(make: Callable[[int], Store]) -> None:
+    async def story() -> None:
+        (given,) = changes(1)
+        (numbered,) = await make(41).append([given])
+
+        assert numbered.instance is given.instance
+        assert (numbered.kind, numbered.reason, given.index) == (given.kind, given.reason, 0)
+
+    asyncio.run(story())

@@ -1,0 +1,46 @@
+"""Listening sockets: bound early, refused in one line."""
+
+import socket
+
+import pytest
+
+from registryd.listeners import CannotListen, is_loopback, listen, url_of
+
+
+def test_port_0_takes_a_free_port_and_the_url_names_it() -> None:
+    (sock,) = listen("127.0.0.1", 0)
+    with sock:
+        port = sock.getsockname()[1]
+        assert port > 0
+        assert url_of(sock) == f"http://127.0.0.1:{port}"
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
+def test_an_ipv6_address_is_bracketed() -> None:
+    (sock,) = listen("::1", 0)
+    with sock:
+        assert url_of(sock) == f"http://[::1]:{sock.getsockname()[1]}"
+        assert is_loopback(sock)
+
+
+def test_a_port_in_use_is_said_in_a_line() -> None:
+    (first,) = listen("127.0.0.1", 0)
+    with first, pytest.raises(CannotListen, match=r"cannot listen on 127\.0\.0\.1 port \d+: .*in use; set --host or"):
+        listen("127.0.0.1", first.getsockname()[1])
+
+
+def test_an_address_of_another_machine_is_said_in_a_line() -> None:
+    with pytest.raises(CannotListen, match=r"cannot listen on 192\.0\.2\.1 port"):
+        listen("192.0.2.1", 0)
+
+
+def test_a_host_that_does_not_exist_is_said_in_a_line() -> None:
+    with pytest.raises(CannotListen, match=r"cannot find an address for host 'no such host'"):
+        listen("no such host", 0)
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("127.3.2.1", True), ("0.0.0.0", False)])
+def test_loopback_is_told_from_the_rest(host: str, loopback: bool) -> None:
+    (sock,) = listen(host, 0)
+    with sock:
+        assert is_loopback(sock) is loopback

@@ -1,0 +1,86 @@
+"""The log: one line per event, with a priority for the journal and with the time for everyone else."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import WALL, a_registration, new_state
+
+from registryd.logs import LineFormatter, log_change, plain_line
+from registryd.systemd import is_journal
+
+
+def a_record(message: str, level: int = logging.INFO, **more: object) -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": message, "levelno": level, "levelname": logging.getLevelName(level), **more})
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 2)],
+)
+def test_a_line_for_the_journal_begins_with_its_priority(level: int, priority: int) -> None:
+    assert LineFormatter(journal=True).format(a_record("hello", level)) == f"<{priority}>hello"
+
+
+def test_a_line_for_others_begins_with_the_time() -> None:
+    line = LineFormatter(journal=False).format(a_record("hello", created=WALL + 0.9))
+
+    assert line == "2024-01-15T10:30:00Z INFO hello"
+
+
+@pytest.mark.parametrize("nasty", ["a\nb", "a\r<0>b", "a\x1b[31mb", "a\x00b", "a\u2028b", "a\x85b"])
+def test_nobody_can_start_a_line_of_his_own(nasty: str) -> None:
+    line = LineFormatter(journal=True).format(a_record(nasty))
+
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+
+
+def test_a_traceback_is_one_line() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        raise RuntimeError("planted\nbug")
+    error = (caught.type, caught.value, caught.tb)
+    line = LineFormatter(journal=True).format(a_record("failed", logging.ERROR, exc_info=error))
+
+    assert len(line.splitlines()) == 1
+    assert line.startswith("<3>failed | Traceback (most recent call last): | ")
+    assert "RuntimeError: planted" in line
+
+
+def test_the_journal_is_known_by_device_and_inode(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        stat = os.fstat(file.fileno())
+        assert is_journal(file.fileno(), {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"})
+        assert not is_journal(file.fileno(), {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"})
+        assert not is_journal(file.fileno(), {})
+    assert not is_journal(999_999, {"JOURNAL_STREAM": "1:2"})
+
+
+def test_a_plain_line_has_neither(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        stat = os.fstat(file.fileno())
+        assert plain_line("no\nway", {}, file) == "no | way"
+        assert plain_line("no way", {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, file) == "<2>no way"
+
+
+def test_a_change_is_logged_with_what_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    (change,) = new_state().decide(a_registration(), WALL)
+    log_change(change)
+
+    assert caplog.messages == [
+        "registered service=users instance=i1 url=http://10.0.0.5:8000 generation=1 index=0 reason='new'"
+    ]
+
+
+def test_the_log_is_set_up_for_a_stream_and_a_level() -> None:
+    script = (
+        "import logging, os, sys; from registryd import logs; logs.set_up('warning', os.environ, sys.stderr);"
+        "logging.getLogger('x').info('quiet'); logging.getLogger('x').warning('loud')"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert re.fullmatch(r"\S+Z WARNING loud\n", ran.stderr)

@@ -1,0 +1,241 @@
+"""The front desk: nothing waits that need not, nothing is half done, every answer is true when it is given."""
+
+import asyncio
+
+import pytest
+from support import FIRST_INDEX, ManualClock, RecordingStore, a_registration
+
+from registryd.core.errors import StaleGeneration, UnknownInstance
+from registryd.core.model import Change, Deregister, Report, Update
+from registryd.feed import Feed
+from registryd.registry import Registry, Tally
+
+
+def up(registry: Registry, service_name: str = "users") -> list[str]:
+    return [lease.instance.instance_id for lease in registry.up(service_name)]
+
+
+def kinds(changes: list[Change]) -> list[str]:
+    return [change.kind for change in changes]
+
+
+async def test_each_registration_without_an_id_is_a_new_instance(registry: Registry) -> None:
+    first = await registry.register(a_registration(instance_id=None))
+    second = await registry.register(a_registration(instance_id=None))
+
+    assert first.instance.instance_id != second.instance.instance_id
+    assert len(registry.up("users")) == 2
+
+
+async def test_an_instance_is_listed_until_its_lease_ends_and_not_after(registry: Registry, clock: ManualClock) -> None:
+    await registry.register(a_registration(ttl=30.0))
+
+    clock.advance(29.999)
+    assert up(registry) == ["i1"]
+    clock.advance(0.001)
+    assert up(registry) == []
+    assert registry.services() == {}
+    with pytest.raises(UnknownInstance):
+        registry.lease("i1")
+
+
+async def test_a_heartbeat_gives_another_ttl(registry: Registry, clock: ManualClock) -> None:
+    await registry.register(a_registration(ttl=30.0))
+
+    for _ in range(10):
+        clock.advance(29)
+        registry.renew("i1")
+
+    assert up(registry) == ["i1"]
+    assert registry.tally() == Tally(services=1, instances=1, renewed=10, expired=0)
+
+
+async def test_a_heartbeat_at_the_end_of_the_lease_is_too_late(registry: Registry, clock: ManualClock) -> None:
+    await registry.register(a_registration(ttl=30.0))
+    clock.advance(30)
+
+    with pytest.raises(UnknownInstance):
+        registry.renew("i1")
+    assert registry.tally() == Tally(services=0, instances=0, renewed=0, expired=1)
+
+
+async def test_a_late_heartbeat_of_an_old_life_is_refused(registry: Registry, clock: ManualClock) -> None:
+    await registry.register(a_registration())
+    clock.advance(10)
+    await registry.register(a_registration())
+    clock.advance(25)
+
+    with pytest.raises(StaleGeneration):
+        registry.renew("i1", generation=1)
+    clock.advance(5)
+    assert up(registry) == [], "the refused heartbeat has not renewed the new life either"
+
+
+async def test_the_sweep_expires_when_nobody_asks(
+    registry: Registry, clock: ManualClock, store: RecordingStore
+) -> None:
+    await registry.register(a_registration())
+    clock.advance(30)
+
+    registry.sweep()
+
+    assert kinds(store.changes) == ["registered", "expired"]
+
+
+async def test_the_index_counts_every_visible_change_and_no_heartbeat(registry: Registry, clock: ManualClock) -> None:
+    indexes = [registry.index()]
+    await registry.register(a_registration())
+    indexes.append(registry.index())
+    registry.renew("i1")
+    await registry.update(Update("i1", Report(status="up")))
+    indexes.append(registry.index())
+    await registry.update(Update("i1", Report(status="down")))
+    indexes.append(registry.index())
+    await registry.deregister(Deregister("i1"))
+    indexes.append(registry.index())
+    await registry.register(a_registration())
+    clock.advance(30)
+    indexes.append(registry.index())
+
+    assert [index - FIRST_INDEX for index in indexes] == [0, 1, 1, 2, 3, 5]
+
+
+async def test_a_service_has_an_index_of_its_own_that_outlives_it(registry: Registry) -> None:
+    await registry.register(a_registration("users", "u1"))
+    await registry.register(a_registration("timelines", "t1"))
+    await registry.deregister(Deregister("u1"))
+    await registry.register(a_registration("timelines", "t2"))
+
+    assert registry.index("users") == FIRST_INDEX + 3
+    assert registry.index("timelines") == FIRST_INDEX + 4
+    assert registry.index("nobody") == FIRST_INDEX
+
+
+async def test_subscribers_get_every_change_once_in_order(registry: Registry, feed: Feed, clock: ManualClock) -> None:
+    seen: list[Change] = []
+    feed.subscribe(seen.append)
+
+    await registry.register(a_registration(ttl=5.0))
+    await registry.update(Update("i1", Report(status="down")))
+    await registry.register(a_registration("timelines", ttl=5.0))
+    clock.advance(5)
+    registry.sweep()
+
+    assert kinds(seen) == ["registered", "updated", "deregistered", "registered", "expired"]
+    assert [change.index - FIRST_INDEX for change in seen] == [1, 2, 3, 4, 5]
+
+
+async def test_heartbeats_and_lookups_do_not_wait_for_the_store(
+    registry: Registry, store: RecordingStore, clock: ManualClock
+) -> None:
+    await registry.register(a_registration(instance_id="i1"))
+    store.hold()
+    slow = asyncio.ensure_future(registry.register(a_registration(instance_id="i2")))
+    await store.waiting.wait()
+
+    clock.advance(20)
+    registry.renew("i1")  # these are not even coroutines
+    assert up(registry) == ["i1"], "and what is not stored is not listed"
+    clock.advance(29)
+    assert up(registry) == ["i1"]
+    clock.advance(1)
+    assert up(registry) == [], "time goes on for those whose lease has ended"
+
+    store.release()
+    await slow
+    assert up(registry) == ["i2"]
+
+
+async def test_the_lease_of_a_registration_begins_after_the_store(
+    registry: Registry, store: RecordingStore, clock: ManualClock
+) -> None:
+    store.hold()
+    slow = asyncio.ensure_future(registry.register(a_registration(ttl=1.0)))
+    await store.waiting.wait()
+    clock.advance(60)
+    store.release()
+
+    await slow
+    assert up(registry) == ["i1"]
+
+
+async def test_a_change_that_the_store_refuses_has_changed_nothing(
+    registry: Registry, store: RecordingStore, feed: Feed
+) -> None:
+    await registry.register(a_registration())
+    before = feed.index
+    store.fail_with(OSError("disk full"))
+
+    for change in (
+        registry.register(a_registration(instance_id="i2")),
+        registry.update(Update("i1", Report(status="down"))),
+        registry.deregister(Deregister("i1")),
+    ):
+        with pytest.raises(OSError, match="disk full"):
+            await change
+    assert up(registry) == ["i1"]
+    assert feed.index == before
+
+    store.fail_with(None)
+    await registry.deregister(Deregister("i1"))
+    assert up(registry) == []
+
+
+async def test_what_ends_while_the_store_works_cannot_be_deregistered(
+    registry: Registry, store: RecordingStore, clock: ManualClock
+) -> None:
+    await registry.register(a_registration())
+    store.hold()
+    late = asyncio.ensure_future(registry.deregister(Deregister("i1")))
+    await store.waiting.wait()
+    clock.advance(30)
+    registry.sweep()
+    store.release()
+
+    with pytest.raises(UnknownInstance):
+        await late
+    assert kinds(store.changes) == ["registered", "expired", "deregistered"]
+
+
+async def test_numbers_follow_the_order_in_which_changes_come_true(
+    registry: Registry, store: RecordingStore, feed: Feed, clock: ManualClock
+) -> None:
+    seen: list[Change] = []
+    feed.subscribe(seen.append)
+    await registry.register(a_registration(instance_id="i1"))
+    store.hold()
+    slow = asyncio.ensure_future(registry.register(a_registration(instance_id="i2")))
+    await store.waiting.wait()
+    clock.advance(30)
+    registry.sweep()
+    store.release()
+    await slow
+
+    assert [(change.kind, change.instance.instance_id) for change in seen] == [
+        ("registered", "i1"),
+        ("expired", "i1"),
+        ("registered", "i2"),
+    ]
+    assert [change.index for change in seen] == sorted(change.index for change in seen)
+
+
+async def test_a_report_counts_as_a_heartbeat_before_the_store_has_it(
+    registry: Registry, store: RecordingStore, clock: ManualClock
+) -> None:
+    await registry.register(a_registration())
+    clock.advance(29)
+    store.hold()
+    slow = asyncio.ensure_future(registry.update(Update("i1", Report(status="starting"))))
+    await store.waiting.wait()
+    clock.advance(29)
+    store.release()
+
+    assert (await slow).instance.status == "starting"
+
+
+async def test_many_at_once_are_all_done_and_each_once(registry: Registry, store: RecordingStore) -> None:
+    await asyncio.gather(*(registry.register(a_registration(instance_id=f"i{n % 10}")) for n in range(100)))
+
+    assert sorted(up(registry)) == sorted(f"i{n}" for n in range(10))
+    assert all(registry.lease(f"i{n}").instance.generation == 10 for n in range(10))
+    assert len(store.changes) == 100

@@ -1,0 +1,81 @@
+"""The sweep comes by itself, on a loop whose clock a test moves; and it can prove that it does."""
+
+import asyncio
+
+from conftest import ExpectLog
+from support import FIRST_INDEX, RecordingStore, TimeTravel, a_registration, new_state, travel
+
+from registryd.clock import LeaseClock
+from registryd.feed import Feed
+from registryd.registry import Registry
+from registryd.sweeper import Sweeper
+
+
+class World:
+    """A registry with a sweeper on a travelling loop."""
+
+    def __init__(self, loop: TimeTravel, interval: float) -> None:
+        self.clock = LeaseClock(loop.time, lambda: 1_705_314_600.0)
+        self.store = RecordingStore()
+        self.registry = Registry(new_state(), self.store, Feed(FIRST_INDEX), self.clock)
+        self.sweeper = Sweeper(self.registry, self.clock, interval)
+
+
+def test_it_sweeps_at_every_interval_without_being_asked() -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=10.0)
+        await world.registry.register(a_registration(ttl=15.0))
+        world.sweeper.start()
+
+        await asyncio.sleep(19)
+        assert [change.kind for change in world.store.changes] == ["registered"]
+        await asyncio.sleep(2)
+        assert [change.kind for change in world.store.changes] == ["registered", "expired"]
+        world.sweeper.stop()
+
+    travel(story)
+
+
+def test_an_idle_hour_is_no_stall() -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=3600.0)
+        world.sweeper.start()
+        await asyncio.sleep(3600)
+
+        assert world.clock.stalls == 0
+        world.sweeper.stop()
+
+    travel(story)
+
+
+def test_it_is_alive_while_sweeps_come() -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=10.0)
+        world.sweeper.start()
+        for _ in range(50):
+            await asyncio.sleep(3)
+            assert world.sweeper.is_alive()
+
+        world.sweeper.stop()
+        await asyncio.sleep(0)
+        loop.moment += 22
+        assert not world.sweeper.is_alive()
+
+    travel(story)
+
+
+def test_a_sweep_that_fails_is_logged_and_counts_as_none(expect_log: ExpectLog) -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=10.0)
+
+        def fail() -> None:
+            raise RuntimeError("planted")
+
+        world.registry.sweep = fail  # type: ignore[method-assign]
+        world.sweeper.start()
+        with expect_log("Exception in callback"):
+            await asyncio.sleep(35)
+        assert not world.sweeper.is_alive()
+        world.sweeper.stop()
+
+    travel(story)
