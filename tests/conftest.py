@@ -101,7 +101,7 @@ def instances_of(state: State) -> dict[str, Instance]:
 
 
 @pytest.fixture
-def daemon() -> Daemon:
+def daemon_view() -> Daemon:
     return Daemon(
         version="0.1.0",
         started_wall=1_705_314_600,
@@ -122,10 +122,15 @@ def under_way(io_loop: AsyncIOLoop) -> UnderWay:
 
 @pytest.fixture
 def http_server(
-    io_loop: AsyncIOLoop, http_server_port: Any, registry: Registry, daemon: Daemon, under_way: UnderWay, limits: Limits
+    io_loop: AsyncIOLoop,
+    http_server_port: Any,
+    registry: Registry,
+    daemon_view: Daemon,
+    under_way: UnderWay,
+    limits: Limits,
 ) -> Iterator[HTTPServer]:
     """In place of pytest-tornasync's: the server as the daemon makes it, intake included."""
-    server = make_http_server(registry, daemon, under_way, limits)
+    server = make_http_server(registry, daemon_view, under_way, limits)
     server.add_socket(http_server_port[0])
     yield server
     server.stop()

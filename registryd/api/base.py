@@ -32,15 +32,20 @@ class Declared(NamedTuple):
 class Handler(RequestHandler):
     """Base of all handlers. A verb is a method under `@call`; it gives back what is to be rendered as JSON."""
 
+    _index: int | None = None
+    _etag: str | None = None
+
     def initialize(self, context: Context) -> None:
         self.registry = context.registry
         self.reader = context.reader
         self.daemon = context.daemon
         self._under_way = context.under_way
-        self._etag: str | None = None
 
     def set_default_headers(self) -> None:
+        # Tornado calls this for an error too, after it has thrown away all other headers.
         self.set_header("Server", SERVER)
+        if self._index is not None:
+            self.set_header("Registry-Index", str(self._index))
 
     def options(self, *path: str) -> None:  # noqa: ARG002 - Tornado passes the path's parts
         """Says what the path can do."""
@@ -49,6 +54,7 @@ class Handler(RequestHandler):
 
     def take_index(self, index: int, *, etag: bool = False) -> None:
         """Says how current the answer is, and makes that its (weak) ETag where it is a list."""
+        self._index = index
         self.set_header("Registry-Index", str(index))
         if etag:
             self._etag = f'W/"{index}"'

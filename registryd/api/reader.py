@@ -57,7 +57,7 @@ class Reader:
         unknown = _unknown(arguments, struct)
         if unknown:
             detail = f"this call has no parameter {_quoted(unknown)}; it takes {_listed(struct)}"
-            raise InvalidInput(unknown[0], detail, "unknown_parameter")
+            raise InvalidInput(unknown[0][:_ECHO], detail, "unknown_parameter")
         values: dict[str, str] = {}
         for name, given in arguments.items():
             if len(given) > 1:

@@ -73,7 +73,7 @@ def _rules(limits: Limits) -> dict[str, Rule]:
         "status": Rule(ReportedStatus, "up, starting or down"),
         "metadata": _metadata(limits),
         "tags": _tags(limits),
-        "generation": Rule(Annotated[int, Meta(ge=1)], "a positive integer"),
+        "generation": Rule(Annotated[int, Meta(ge=1, lt=2**53)], "a positive integer"),
     }
 
 

@@ -1,0 +1,266 @@
+"""Input is limited while it arrives; what is refused gets its answer, and the connection stays in order."""
+
+import asyncio
+import json
+
+import pytest
+from conftest import Api
+from raw import Wire
+from support import RecordingStore, a_registration
+from tornado.httpserver import HTTPServer
+
+from registryd.api.context import UnderWay
+from registryd.api.intake import PATIENCE
+from registryd.core.limits import Limits
+from registryd.registry import Registry
+
+NEXT = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(body_bytes=1000, header_bytes=500, url_bytes=200)
+
+
+def a_post(body: bytes, *headers: bytes, path: bytes = b"/register") -> bytes:
+    lines = [b"POST " + path + b" HTTP/1.1", b"Host: h", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+async def is_in_order(wire: Wire) -> bool:
+    """Whether the connection serves another request."""
+    await wire.send(NEXT)
+    return (await wire.answer()).status == 200
+
+
+async def test_a_body_at_the_limit_is_taken(http_server: HTTPServer) -> None:
+    body = json.dumps({"service_name": "users", "base_url": "http://h"}).encode().ljust(1000)
+    async with Wire(http_server) as wire:
+        await wire.send(a_post(body))
+        assert (await wire.answer()).status == 200
+        assert await is_in_order(wire)
+
+
+async def test_a_body_over_the_limit_is_refused_while_it_arrives(
+    http_server: HTTPServer, store: RecordingStore
+) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(a_post(b"x" * 1001)[:-1])  # the last byte does not come yet
+        answer = await wire.answer()
+
+        assert (answer.status, answer.headers["Content-Type"]) == (413, "application/problem+json")
+        problem = json.loads(answer.body)
+        assert problem["code"] == "body_too_large"
+        assert problem["detail"] == "the body is over the limit of 1000 bytes (--max-body-bytes); send a smaller one"
+        await wire.send(b"x")
+        assert await is_in_order(wire)
+    assert store.changes == []
+
+
+async def test_a_chunked_body_is_refused_when_it_passes_the_limit(http_server: HTTPServer) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            await wire.send(b"190\r\n" + b"x" * 400 + b"\r\n")
+        assert (await wire.answer()).status == 413
+        await wire.send(b"0\r\n\r\n")
+        assert await is_in_order(wire)
+
+
+async def test_a_chunked_body_within_the_limit_is_read(http_server: HTTPServer) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await wire.send(b'17\r\n{"service_name":"users",\r\n18\r\n"base_url":"http://h:1"}\r\n0\r\n\r\n')
+        assert (await wire.answer()).status == 200
+
+
+async def test_a_body_without_end_is_cut_off_after_its_answer(http_server: HTTPServer, under_way: UnderWay) -> None:
+    size = (PATIENCE + 1) * 1000
+    async with Wire(http_server) as wire:
+        await wire.send(b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % 10**15)
+        answer = await wire.answer()
+        assert (answer.status, answer.headers["Connection"]) == (413, "close")
+
+        await wire.send(b"x" * size)
+        assert await wire.rest() == b""
+    await under_way.wait_until_none()
+
+
+async def test_who_asks_before_sending_gets_the_refusal_at_once(http_server: HTTPServer) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(a_post(b"x" * 1001, b"Expect: 100-continue").partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        answer = await wire.answer()
+
+        assert (answer.status, answer.headers["Connection"]) == (413, "close")
+        assert await wire.rest() == b""
+
+
+async def test_who_asks_before_sending_what_is_allowed_is_told_to_go_on(http_server: HTTPServer) -> None:
+    body = b'{"service_name":"users","base_url":"http://h"}'
+    async with Wire(http_server) as wire:
+        await wire.send(a_post(body, b"Expect: 100-continue").removesuffix(body))
+        assert (await wire.answer()).status == 100
+        await wire.send(body)
+        assert (await wire.answer()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code", "flag"),
+    [
+        (b"GET /services/" + b"x" * 200 + b" HTTP/1.1\r\nHost: h\r\n\r\n", 414, "url_too_long", "--max-url-bytes"),
+        (
+            b"GET /services HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 500 + b"\r\n\r\n",
+            431,
+            "headers_too_large",
+            "--max-header-bytes",
+        ),
+        (
+            b"GET /services HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 100 + b"\r\n",
+            431,
+            "headers_too_large",
+            "--max-header-bytes",
+        ),
+    ],
+)
+async def test_a_request_line_or_header_block_over_its_limit_is_refused(
+    http_server: HTTPServer, request_bytes: bytes, status: int, code: str, flag: str
+) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(request_bytes)
+        answer = await wire.answer()
+
+        assert (answer.status, json.loads(answer.body)["code"]) == (status, code)
+        assert flag in json.loads(answer.body)["detail"]
+        assert await is_in_order(wire)
+
+
+async def test_a_refused_head_has_no_body(http_server: HTTPServer) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(b"HEAD /services/" + b"x" * 200 + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await wire.answer(head=True)).status == 414
+        assert await is_in_order(wire)
+
+
+async def test_headers_without_end_are_cut_off(http_server: HTTPServer, under_way: UnderWay) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(b"GET /services HTTP/1.1\r\nHost: h\r\nX: " + b"x" * (PATIENCE * 700 + 1000))
+        assert await wire.rest() == b""
+    await under_way.wait_until_none()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /services HTTP/1.1\r\n\r\n",
+        b"GET /services HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /services HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    ],
+)
+async def test_a_request_without_a_good_host_is_refused_in_order(http_server: HTTPServer, request_bytes: bytes) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(request_bytes)
+        answer = await wire.answer()
+
+        assert (answer.status, json.loads(answer.body)["code"]) == (400, "bad_request")
+        assert await is_in_order(wire)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\r\n\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET /services HTTP/9.9\r\nHost: h\r\n\r\n",
+        b"GET  /services HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET /services HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET /services HTTP/1.1\r\nHost: h\r\nX: a\x00b\r\n\r\n",
+        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n",
+        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_refused_and_leaves_nothing_behind(
+    http_server: HTTPServer, under_way: UnderWay, store: RecordingStore, api: Api, nonsense: bytes
+) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(nonsense)
+        rest = await wire.rest()
+        assert rest == b"" or rest.startswith(b"HTTP/1.1 400 ")
+    await under_way.wait_until_none()
+
+    assert (await api.get("/livez")).status == 200
+    assert store.changes == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"",
+        b"POST",
+        b"POST /register HTTP/1.1\r\nHost: h\r\n",
+        a_post(b'{"service_name":"users","base_url":"http://h"}')[:-1],
+        b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n17\r\n{",
+        a_post(b"x" * 2000)[:-500],
+    ],
+)
+async def test_a_client_that_leaves_half_way_leaves_nothing_behind(
+    http_server: HTTPServer, under_way: UnderWay, store: RecordingStore, api: Api, part: bytes
+) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(part)
+    assert (await api.get("/livez")).status == 200  # by then the server has seen the other one leave, or will
+    await under_way.wait_until_none()
+
+    assert store.changes == []
+
+
+async def test_a_client_that_leaves_before_its_answer_leaves_nothing_behind(
+    http_server: HTTPServer, under_way: UnderWay, store: RecordingStore, registry: Registry
+) -> None:
+    store.hold()
+    async with Wire(http_server) as wire:
+        await wire.send(a_post(b'{"service_name":"users","base_url":"http://h"}'))
+        await store.waiting.wait()
+        assert len(under_way) == 1
+    store.release()
+    await under_way.wait_until_none()
+
+    assert len(registry.up("users")) == 1, "it asked, so it is registered; the lease will tell"
+
+
+async def test_a_request_is_under_way_until_it_is_answered(
+    http_server: HTTPServer, under_way: UnderWay, store: RecordingStore
+) -> None:
+    store.hold()
+    async with Wire(http_server) as wire:
+        request = a_post(b'{"service_name":"users","base_url":"http://h"}')
+        await wire.send(request[:-1])
+        await wire.send(request[-1:])
+        await store.waiting.wait()
+        assert len(under_way) == 1
+
+        waiting = asyncio.ensure_future(under_way.wait_until_none())
+        store.release()
+        assert (await wire.answer()).status == 200
+        await waiting
+        assert len(under_way) == 0
+
+
+async def test_pipelined_requests_are_answered_in_order(http_server: HTTPServer, registry: Registry) -> None:
+    await registry.register(a_registration())
+    async with Wire(http_server) as wire:
+        await wire.send(
+            a_post(b"", path=b"/heartbeat/i1") + a_post(b"x" * 1001) + NEXT + a_post(b"", path=b"/heartbeat/i2")
+        )
+        assert [(await wire.answer()).status for _ in range(4)] == [200, 413, 200, 404]
+
+
+async def test_http_1_0_is_answered_and_closed(http_server: HTTPServer) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert (await wire.rest()).endswith(b"\r\n\r\nok\n")

@@ -1,0 +1,53 @@
+"""HTTP as bytes: what a test sends is what goes over the wire."""
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from tornado.httpserver import HTTPServer
+
+
+class RawAnswer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Wire:
+    """A connection to the server under test: `async with Wire(http_server) as wire:`"""
+
+    def __init__(self, server: HTTPServer) -> None:
+        (sock,) = server._sockets.values()
+        self._port = sock.getsockname()[1]
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.hang_up()
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self, *, head: bool = False) -> RawAnswer:
+        """The next answer, whole."""
+        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+        status = int(lines[0].split()[1])
+        length = 0 if head or status in (100, 204, 304) else int(headers["Content-Length"])
+        return RawAnswer(status, headers, await self._reader.readexactly(length))
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        return await self._reader.read()
+
+    async def hang_up(self) -> None:
+        """Closes the connection, whatever is on the way."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):  # the server may have been first
+            await self._writer.wait_closed()
