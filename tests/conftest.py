@@ -1,5 +1,6 @@
 """Fixtures for all tests, and the promise that every test keeps: nothing unexpected in the log."""
 
+import asyncio
 import json
 import logging
 import re
@@ -25,6 +26,9 @@ from registryd.server import make_http_server
 
 settings.register_profile("registryd", derandomize=True, deadline=None)
 settings.load_profile("registryd")
+
+# Otherwise the first IOLoop that is made current has asyncio make a loop to go back to, which nobody ever closes.
+asyncio.set_event_loop(None)
 
 ExpectLog = Callable[[str], AbstractContextManager[None]]
 

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": {"server", "config", "listeners", "logs"},
     "__main__": {"cli"},
-    "client": {"client", "registryd"},
+    "client": {"core"},
 }  # fmt: skip
 
 #: Faces never import each other.
@@ -87,6 +87,12 @@ def test_a_room_imports_only_what_it_may(module: str) -> None:
     used = {room(other) for other in own_imports(modules()[module])} - {room(module)}
 
     assert used <= ALLOWED[room(module)]
+
+
+def test_the_client_needs_nothing_of_the_server_but_the_names_of_its_errors() -> None:
+    used = {other for module, path in modules().items() if room(module) == "client" for other in own_imports(path)}
+
+    assert {other for other in used if room(other) != "client"} == {"core.errors"}
 
 
 def test_every_room_is_in_the_plan() -> None:

@@ -70,7 +70,8 @@ async def test_a_chunked_body_is_refused_when_it_passes_the_limit(http_server: H
 async def test_a_chunked_body_within_the_limit_is_read(http_server: HTTPServer) -> None:
     async with Wire(http_server) as wire:
         await wire.send(b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
-        await wire.send(b'17\r\n{"service_name":"users",\r\n18\r\n"base_url":"http://h:1"}\r\n0\r\n\r\n')
+        for part in (b'{"service_name":"users",', b'"base_url":"http://h:1"}', b""):
+            await wire.send(b"%x\r\n%b\r\n" % (len(part), part))
         assert (await wire.answer()).status == 200
 
 
