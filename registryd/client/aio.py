@@ -16,6 +16,8 @@ logger = logging.getLogger("registryd.client")
 DEFAULT_URL = "http://localhost:8006"
 #: Seconds that an answer may take: a registry answers in milliseconds or not at all.
 TIMEOUT = 3.0
+#: How Tornado's client says that there was no answer: the connection's error, its own, or that the URL is none.
+_NO_ANSWER = (HTTPClientError, OSError, ValueError)
 
 _current: list["Registration"] = []
 
@@ -60,7 +62,7 @@ class Registration:
         if self._session.phase is not Phase.TAKEN_OVER:
             try:
                 await self._send(self._session.farewell())
-            except (HTTPClientError, OSError) as error:
+            except _NO_ANSWER as error:
                 logger.warning("could not deregister instance=%s: %s; its lease will end", self.instance_id, error)
         self._http.close()
 
@@ -78,21 +80,22 @@ class Registration:
 
     async def _talk(self) -> None:
         """Sends the next request and takes its answer. Raises RegistrationRefused."""
-        request = self._session.next_request()
+        session, url, phase = self._session, self._session.url, self._session.phase
+        request = session.next_request()
         try:
             status, body = await self._send(request)
-        except (HTTPClientError, OSError) as error:
-            self._say_once("no answer from the registry at %s: %s; trying again", self._session.url, error)
-            self._session.failed()
+        except _NO_ANSWER as error:
+            session.failed()
+            self._say_once("no answer from the registry at %s: %s; trying again", url, error)
             return
-        before = self._session.phase
-        failing_url = self._session.url
-        self._session.answered(status, body)
-        if self._session.url != failing_url or (status != 200 and self._session.phase is before):
-            self._say_once("the registry at %s answered %d to %s; trying again", failing_url, status, request.method)
-        elif status == 200 and (before is Phase.OUT or self._is_troubled):
-            self._is_troubled = False
-            logger.info("registered instance=%s at %s", self.instance_id, self._session.url)
+        if not session.answered(status, body):
+            self._say_once("the registry at %s answers %s with %d; trying again", url, request.url, status)
+            return
+        if session.phase is Phase.OUT:
+            logger.info("the registry at %s has forgotten instance=%s; registering again", url, self.instance_id)
+        elif phase is Phase.OUT or self._is_troubled:
+            logger.info("registered instance=%s at %s", self.instance_id, url)
+        self._is_troubled = False
 
     async def _send(self, request: Request) -> tuple[int, bytes]:
         response = await self._http.fetch(
@@ -105,8 +108,6 @@ class Registration:
             follow_redirects=False,
             raise_error=False,
         )
-        if response.code == 599:  # Tornado's way to say that there was no answer
-            raise OSError(str(response.error))
         return response.code, response.body
 
     def _say_once(self, message: str, *args: object) -> None:

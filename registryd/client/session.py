@@ -17,6 +17,8 @@ from registryd.core.errors import RegistrydError, StaleGeneration, UnknownInstan
 FIRST_RETRY = 0.5
 #: The lease in seconds that is reckoned with until the registry has told one.
 ASSUMED_TTL = 30.0
+#: Statuses that the same request would get again.
+_HOPELESS = {400, 413, 414, 431}
 
 
 class RegistrationRefused(RegistrydError):
@@ -87,8 +89,8 @@ class Session:
         """The request that ends the registration."""
         return Request("DELETE", f"{self.url}/deregister/{self._path_and_generation()}", b"")
 
-    def answered(self, status: int, body: bytes) -> None:
-        """Takes the answer to `next_request`. Raises RegistrationRefused."""
+    def answered(self, status: int, body: bytes) -> bool:
+        """Takes the answer to `next_request`; gives back whether it makes sense. Raises RegistrationRefused."""
         answer = _json_object(body)
         code = answer.get("code")
         if status == 200 and "ttl" in answer:
@@ -101,11 +103,12 @@ class Session:
                 self._is_out()
             else:
                 self.phase = Phase.TAKEN_OVER
-        elif code is not None and status in (400, 413, 414, 431):
-            self.failed()
-            raise RegistrationRefused(str(answer.get("detail", code)))
         else:
             self.failed()
+            if code is not None and status in _HOPELESS:
+                raise RegistrationRefused(str(answer.get("detail", code)))
+            return False
+        return True
 
     def failed(self) -> None:
         """Takes note that there was no answer, or none that makes sense: back off, and try the next registry."""

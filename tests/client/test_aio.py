@@ -1,0 +1,289 @@
+"""The asyncio shell, against the real registry in this process; a test lets its sleeps end."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import Api, ExpectLog
+from support import ManualClock, RecordingStore
+from tornado.httpserver import HTTPServer
+
+from registryd.client import RegistrationRefused, deregister_service, register_service
+from registryd.client.aio import DEFAULT_URL, Registration, registry_urls
+from registryd.client.session import Session
+from registryd.core.model import Deregister, Register
+from registryd.registry import Registry
+
+
+class Pace:
+    """Sleeps that last until the test says `go`."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self._asleep = asyncio.Event()
+        self._go = asyncio.Semaphore(0)
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        self._asleep.set()
+        await self._go.acquire()
+
+    async def go(self) -> None:
+        """Lets the current sleep end, and waits until the next one begins."""
+        await self._asleep.wait()
+        self._asleep.clear()
+        self._go.release()
+        await self._asleep.wait()
+
+
+@pytest.fixture
+def url(http_server: HTTPServer) -> str:
+    (sock,) = http_server._sockets.values()
+    return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@pytest.fixture
+def pace(io_loop: Any) -> Pace:
+    return Pace()
+
+
+@pytest.fixture
+def no_registrations() -> Iterator[None]:
+    from registryd.client.aio import _current
+
+    yield
+    assert _current == []
+
+
+def a_registration_at(url: str, pace: Pace, **more: object) -> Registration:
+    instance = {"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "users-1"} | more
+    return Registration(Session([url], instance, random.Random(7)), pace.sleep)
+
+
+async def test_the_seeds_use(
+    url: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, no_registrations: None
+) -> None:
+    monkeypatch.setenv("REGISTRY_URL", url)
+    registration = await register_service("users", "http://10.0.0.5:8000")
+    (lease,) = registry.up("users")
+    assert lease.instance.instance_id == registration.instance_id
+    assert lease.instance.base_url == "http://10.0.0.5:8000"
+    assert registration.is_registered
+
+    await deregister_service()
+    assert registry.up("users") == []
+
+
+async def test_everything_an_instance_can_say_is_sent(
+    url: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, no_registrations: None
+) -> None:
+    monkeypatch.setenv("REGISTRY_URL", url)
+    await register_service(
+        "users", "http://h:1", instance_id="u1", ttl=5, status="starting", metadata={"a": "b"}, tags=["x"],
+        version="1", zone="z", weight=3,
+    )  # fmt: skip
+    instance = registry.lease("u1").instance
+    await deregister_service()
+
+    assert (instance.ttl, instance.status, instance.metadata, instance.tags) == (5.0, "starting", {"a": "b"}, ("x",))
+    assert (instance.version, instance.zone, instance.weight) == ("1", "z", 3)
+
+
+async def test_several_registrations_are_all_taken_off(
+    url: str, registry: Registry, monkeypatch: pytest.MonkeyPatch, no_registrations: None
+) -> None:
+    monkeypatch.setenv("REGISTRY_URL", url)
+    await register_service("users", "http://h:1")
+    await register_service("timelines", "http://h:2")
+    assert registry.services().keys() == {"users", "timelines"}
+
+    await deregister_service()
+    assert registry.services() == {}
+    await deregister_service()
+
+
+async def test_heartbeats_go_out_by_themselves(url: str, registry: Registry, pace: Pace, clock: ManualClock) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+    for _ in range(5):
+        clock.advance(20)
+        await pace.go()
+    await registration.stop()
+
+    assert registry.tally().renewed == 5
+    assert all(9 <= wait <= 11 for wait in pace.asked)
+
+
+async def test_it_registers_again_when_the_registry_has_forgotten_it(
+    url: str, registry: Registry, pace: Pace, caplog: pytest.LogCaptureFixture
+) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+    await registry.deregister(Deregister("users-1"))
+    await pace.go()
+    assert pace.asked[-1] == 0
+    await pace.go()
+
+    assert [lease.instance.instance_id for lease in registry.up("users")] == ["users-1"]
+    assert registration.is_registered
+    assert "has forgotten instance=users-1; registering again" in caplog.text
+    await registration.stop()
+
+
+async def test_a_registry_that_is_down_at_the_start_is_waited_for(
+    http_server: HTTPServer, registry: Registry, pace: Pace, expect_log: ExpectLog, api: Api
+) -> None:
+    (sock,) = http_server._sockets.values()
+    port = sock.getsockname()[1]
+    http_server.stop()
+    registration = a_registration_at(f"http://127.0.0.1:{port}", pace)
+
+    with expect_log("no answer from the registry at http://127.0.0.1:.*trying again"):
+        await registration.start()
+    assert not registration.is_registered
+    for _ in range(3):
+        await pace.go()
+    assert pace.asked == sorted(pace.asked), "it backs off"
+
+    http_server.listen(port, "127.0.0.1")
+    await pace.go()
+    assert registration.is_registered
+    assert len(registry.up("users")) == 1
+    await registration.stop()
+
+
+async def test_trouble_is_said_once_and_so_is_its_end(
+    http_server: HTTPServer, pace: Pace, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    (sock,) = http_server._sockets.values()
+    port = sock.getsockname()[1]
+    registration = a_registration_at(f"http://127.0.0.1:{port}", pace)
+    await registration.start()
+    http_server.stop()
+    await http_server.close_all_connections()
+    with expect_log("no answer from the registry"):
+        for _ in range(10):
+            await pace.go()
+    http_server.listen(port, "127.0.0.1")
+    await pace.go()
+    await registration.stop()
+
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert caplog.text.count("registered instance=users-1") == 2
+
+
+async def test_a_lost_answer_does_not_make_two_instances(
+    url: str, registry: Registry, store: RecordingStore, pace: Pace
+) -> None:
+    registration = a_registration_at(url, pace, instance_id=None)
+    await registry.register(
+        Register(service_name="users", base_url="http://10.0.0.5:8000", instance_id=registration.instance_id)
+    )  # as the first try did, whose answer never came
+    await registration.start()
+
+    assert len(registry.up("users")) == 1
+    await registration.stop()
+    assert registry.up("users") == []
+
+
+async def test_a_wrong_registration_is_refused_to_the_caller(
+    url: str, monkeypatch: pytest.MonkeyPatch, no_registrations: None
+) -> None:
+    monkeypatch.setenv("REGISTRY_URL", url)
+    with pytest.raises(RegistrationRefused, match="service_name"):
+        await register_service("us/ers", "http://h:1")
+    with pytest.raises(RegistrationRefused, match="base_url has no host"):
+        await register_service("users", "http://")
+
+
+async def test_whoever_is_taken_over_stops_and_leaves_the_new_one_alone(
+    url: str, registry: Registry, pace: Pace, expect_log: ExpectLog
+) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+    await registry.register(Register(service_name="users", base_url="http://10.0.0.6:8000", instance_id="users-1"))
+    task = registration._task
+    assert task is not None
+    with expect_log("another process has taken over instance=users-1"):
+        pace._go.release()
+        await task
+    await registration.stop()
+
+    assert [lease.instance.base_url for lease in registry.up("users")] == ["http://10.0.0.6:8000"]
+
+
+async def test_a_late_farewell_does_not_end_a_newer_life(url: str, registry: Registry, pace: Pace) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+    await registry.register(Register(service_name="users", base_url="http://10.0.0.6:8000", instance_id="users-1"))
+    await registration.stop()
+
+    assert len(registry.up("users")) == 1
+
+
+async def test_stopping_without_a_registry_does_not_fail(
+    http_server: HTTPServer, url: str, pace: Pace, expect_log: ExpectLog
+) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+    http_server.stop()
+    await http_server.close_all_connections()
+
+    with expect_log("could not deregister instance=users-1"):
+        await registration.stop()
+    await registration.stop()
+
+
+async def test_nothing_is_left_running_after_the_stop(url: str, pace: Pace) -> None:
+    before = asyncio.all_tasks()
+    registration = a_registration_at(url, pace)
+    await registration.start()
+    assert any("heartbeat users-1" in task.get_name() for task in asyncio.all_tasks() - before)
+    await registration.stop()
+
+    assert not [task for task in asyncio.all_tasks() - before if "heartbeat" in task.get_name()]
+
+
+async def test_a_bug_in_the_client_does_not_end_the_heartbeats(
+    url: str, registry: Registry, pace: Pace, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as patch, expect_log("heartbeat failed instance=users-1"):
+        patch.setattr(registration._http, "fetch", fail)
+        await pace.go()
+    await pace.go()
+    await registration.stop()
+
+    assert registry.tally().renewed == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "urls"),
+    [
+        ({}, [DEFAULT_URL]),
+        ({"REGISTRY_URL": ""}, [DEFAULT_URL]),
+        ({"REGISTRY_URL": "http://a:1"}, ["http://a:1"]),
+        ({"REGISTRY_URL": " http://a:1, http://b:2 ,"}, ["http://a:1", "http://b:2"]),
+    ],
+)
+def test_the_registries_come_from_the_environment(environ: dict[str, str], urls: list[str]) -> None:
+    assert registry_urls(environ) == urls
+    assert DEFAULT_URL == "http://localhost:8006"
+
+
+async def test_a_registry_url_that_is_none_is_said_and_is_no_crash(pace: Pace, expect_log: ExpectLog) -> None:
+    registration = a_registration_at("localhost:8006", pace)
+    with expect_log("no answer from the registry at localhost:8006"):
+        await registration.start()
+        await pace.go()
+    with expect_log("could not deregister"):
+        await registration.stop()
