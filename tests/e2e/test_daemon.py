@@ -1,0 +1,248 @@
+"""The daemon as a process: start, stop, signals, log, and what it tells its service manager."""
+
+import re
+import shutil
+import signal
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from process import Process, RunningDaemon, StartDaemon
+
+import registryd
+from registryd import __version__
+
+pytestmark = pytest.mark.e2e
+
+UPLOAD = b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 46\r\n\r\n"
+BODY = b'{"service_name":"users","base_url":"http://h"}'
+
+
+def console_script() -> str:
+    path = shutil.which("registryd", path=sysconfig.get_path("scripts"))
+    assert path is not None, "the package is installed"
+    return path
+
+
+def test_it_serves_from_the_moment_it_says_ready(daemon: RunningDaemon) -> None:
+    assert daemon.fetch("/readyz").body == b"ok\n"
+    assert daemon.manager.heard[0] == "READY=1"
+
+
+def test_the_start_line_names_the_real_address(daemon: RunningDaemon) -> None:
+    port = daemon.url.rpartition(":")[2]
+
+    assert re.fullmatch(
+        rf"\S+Z INFO registryd {re.escape(__version__)} listening on http://127\.0\.0\.1:{port} store=memory "
+        r"heartbeat_timeout=30 cleanup_interval=10 pid=\d+",
+        daemon.lines[0],
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_in_order(daemon: RunningDaemon, number: signal.Signals) -> None:
+    daemon.register()
+    daemon.signal(number)
+
+    assert daemon.wait() == 0
+    daemon.manager.wait_for("STOPPING=1")
+    assert daemon.lines[-1].endswith("INFO stopped")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_it_runs_as_a_console_script_and_as_a_module(start_daemon: StartDaemon, script: bool) -> None:
+    daemon = start_daemon(argv=[console_script()] if script else [sys.executable, "-m", "registryd"])
+    assert daemon.fetch("/livez").status == 200
+    daemon.signal(signal.SIGTERM)
+
+    assert daemon.wait() == 0
+
+
+def test_a_stop_waits_for_what_is_under_way(daemon: RunningDaemon) -> None:
+    with daemon.connect() as client, daemon.connect() as idle:
+        client.sendall(UPLOAD + BODY[:10])
+        idle.sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for_line(r"SIGTERM: stopping after 1 requests under way")
+
+        idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 503 "), "it says that it is not ready any more"
+        with pytest.raises(ConnectionRefusedError):
+            daemon.connect()
+        client.sendall(BODY[10:])
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+    assert daemon.wait() == 0
+
+
+def test_a_stop_does_not_wait_for_ever(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--drain-timeout", "0.1")
+    with daemon.connect() as client:
+        client.sendall(UPLOAD)
+        daemon.fetch("/livez")  # so the upload has been seen
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 1, "the exit status tells that something was cut off"
+
+    assert "WARNING stopping although requests are under way cut=1" in daemon.output
+
+
+def test_a_second_signal_forces_the_stop(daemon: RunningDaemon) -> None:
+    with daemon.connect() as client:
+        client.sendall(UPLOAD)
+        daemon.fetch("/livez")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for_line("SIGTERM: stopping after 1 requests")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 1
+
+    assert "SIGTERM again: stopping at once" in daemon.output
+
+
+def refused(*argv: str, **environ: str) -> str:
+    """The only line of a daemon that does not start."""
+    with Process([*argv], environ) as process:
+        assert process.wait() == 2
+    (line,) = process.lines
+    return line
+
+
+@pytest.mark.parametrize("command", [[console_script()], [sys.executable, "-m", "registryd"]], ids=["script", "module"])
+def test_a_port_in_use_is_one_line_and_status_2(daemon: RunningDaemon, command: list[str]) -> None:
+    port = daemon.url.rpartition(":")[2]
+
+    assert refused(*command, "--port", port) == (
+        f"registryd: cannot listen on 127.0.0.1 port {port}: Address already in use; set --host or --port"
+    )
+
+
+def test_a_bad_setting_is_one_line_and_status_2() -> None:
+    assert refused(console_script(), HEARTBEAT_TIMEOUT="soon") == (
+        "registryd: HEARTBEAT_TIMEOUT: 'soon' cannot be used; give a number of seconds from 1 to 86400"
+    )
+    assert refused(console_script(), "--nonsense") == (
+        "registryd: unrecognized arguments: --nonsense; see registryd --help"
+    )
+    assert refused(console_script(), CLEANUP_INTERVAL="0", JOURNAL_STREAM="{stream}") == (
+        "<2>registryd: CLEANUP_INTERVAL: '0' cannot be used; give a number of seconds from 0.1 to 3600"
+    )
+
+
+def test_the_seeds_environment_is_obeyed(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(environ={"HEARTBEAT_TIMEOUT": "2.5", "CLEANUP_INTERVAL": "0.5"})
+
+    assert daemon.register()["ttl"] == 2.5
+    status = daemon.fetch("/status").json
+    assert (status["heartbeat_timeout"], status["cleanup_interval"]) == (2.5, 0.5)
+
+
+def test_the_version_is_the_packages() -> None:
+    with Process([console_script(), "--version"]) as process:
+        assert process.wait() == 0
+    assert process.lines == [f"registryd {__version__}"]
+
+
+def test_lines_for_the_journal_have_priorities_and_no_time(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(environ={"JOURNAL_STREAM": "{stream}"})
+    daemon.register(instance_id="users-1")
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+    assert all(line.startswith("<6>") for line in daemon.events)
+    assert daemon.events[1].startswith("<6>registered service=users instance=users-1 url=http://10.0.0.5:8000 ")
+
+
+def test_an_instance_that_appears_or_goes_is_logged_with_why_and_a_heartbeat_is_not(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon("--cleanup-interval", "0.1")
+    daemon.register(instance_id="a")
+    for _ in range(20):
+        assert daemon.fetch("/heartbeat/a", "POST").status == 200
+    daemon.register(instance_id="a")
+    daemon.fetch("/deregister/a", "DELETE")
+    daemon.register(instance_id="b", ttl=1)
+    daemon.wait_for_line("expired service=users instance=b")
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+    story = [(match[1], match[2], match[3]) for line in daemon.events if (match := _CHANGE.search(line))]
+    assert story == [
+        ("registered", "a", "new"),
+        ("registered", "a", "takes over generation 1"),
+        ("deregistered", "a", "its owner asked for it"),
+        ("registered", "b", "new"),
+        ("expired", "b", "no heartbeat for 1 s"),
+    ]
+    assert len(daemon.events) == len(story) + 3, "and nothing else but start and stop"
+
+
+_CHANGE = re.compile(r"INFO (\w+) service=users instance=(\w) .* reason='(.*)'")
+
+
+def test_listening_to_everyone_is_warned_of(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--host", "0.0.0.0")
+
+    daemon.wait_for_line(r"WARNING everyone who can reach http://0\.0\.0\.0:\d+ may register and deregister services")
+
+
+def test_listening_to_this_machine_is_not(daemon: RunningDaemon) -> None:
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+    assert not [line for line in daemon.events if "WARNING" in line]
+
+
+def test_the_watchdog_is_fed(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(environ={"WATCHDOG_USEC": "300000"})
+
+    daemon.manager.wait_for("WATCHDOG=1")
+
+
+def test_an_index_is_never_given_twice_across_quick_restarts(start_daemon: StartDaemon) -> None:
+    last = 0
+    for _ in range(3):
+        daemon = start_daemon()
+        first = daemon.fetch("/status").json["index"]
+        assert last < first < 2**53
+        daemon.register()
+        last = daemon.fetch("/status").json["index"]
+        daemon.popen.kill()
+        daemon.wait()
+
+
+def test_a_stop_of_the_process_costs_nobody_the_lease(start_daemon: StartDaemon) -> None:
+    stopped, running = start_daemon("--cleanup-interval", "0.1"), start_daemon("--cleanup-interval", "0.1")
+    stopped.register(instance_id="a", ttl=2)
+    stopped.signal(signal.SIGSTOP)
+    running.register(instance_id="a", ttl=2)
+    running.wait_for_line("expired service=users instance=a")  # so much time has passed
+    stopped.signal(signal.SIGCONT)
+
+    assert stopped.listed() == ["a"]
+    stopped.wait_for_line(r"WARNING stalled seconds=\d")
+    leases = stopped.fetch("/status").json["leases"]
+    assert (leases["stalls"], leases["expired"]) == (1, 0)
+    stopped.wait_for_line("expired service=users instance=a")
+
+
+def test_a_flood_of_nonsense_is_not_logged(daemon: RunningDaemon) -> None:
+    for junk in (
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n",
+    ):
+        with daemon.connect() as client:
+            client.sendall(junk)
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(4096) == b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+    assert len(daemon.events) == 3
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(registryd.__file__).parent / "py.typed").exists()

@@ -1,0 +1,176 @@
+"""Real processes for end-to-end tests: started, waited for by events with a deadline, and always ended."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+#: Seconds after which something that was to happen is held not to.
+DEADLINE = 20.0
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def fetch(url: str, method: str = "GET", body: object = None) -> Reply:
+    """One request on a connection of its own."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=DEADLINE)
+    with contextlib.closing(connection):
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection.request(method, parts.path + (f"?{parts.query}" if parts.query else ""), raw)
+        response = connection.getresponse()
+        return Reply(response.status, dict(response.headers), response.read())
+
+
+class Process:
+    """A process whose standard error is read line by line."""
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+        reading, writing = os.pipe()
+        stat = os.fstat(writing)
+        #: What JOURNAL_STREAM would be if systemd's journal were reading: see systemd.exec(5).
+        self.stream = f"{stat.st_dev}:{stat.st_ino}"
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("REGISTR", "NOTIFY_", "WATCHDOG_"))
+        }
+        own |= {"PYTHONUNBUFFERED": "1", **(environ or {})}
+        own = {name: value.replace("{stream}", self.stream) for name, value in own.items()}
+        self.popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, env=own)
+        os.close(writing)
+        self.lines: list[str] = []
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.wait()
+        assert "Traceback" not in self.output, self.output
+
+    @property
+    def output(self) -> str:
+        """All that it has written so far."""
+        return "\n".join(self.lines)
+
+    @property
+    def events(self) -> list[str]:
+        """Its lines, but for stalls, which a machine under load may well bring."""
+        return [line for line in self.lines if "stalled seconds=" not in line]
+
+    def wait_for_line(self, regex: str) -> re.Match[str]:
+        """The first line that matches, as soon as there is one."""
+        with self._more:
+            found: list[re.Match[str]] = []
+
+            def is_there() -> bool:
+                found[:] = [match for line in self.lines if (match := re.search(regex, line))]
+                return bool(found) or not self._reader.is_alive()
+
+            self._more.wait_for(is_there, DEADLINE)
+        assert found, f"no line matches {regex!r} in:\n{self.output}"
+        return found[0]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit status, as soon as it has ended."""
+        status = self.popen.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        return status
+
+    def _read(self, descriptor: int) -> None:
+        with open(descriptor, encoding="utf-8") as pipe:
+            for line in pipe:
+                with self._more:
+                    self.lines.append(line.rstrip("\n"))
+                    self._more.notify_all()
+        with self._more:
+            self._more.notify_all()
+
+
+class Manager:
+    """A service manager as far as sd_notify goes: a socket, and what came in on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.address = str(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.address)
+        self.heard: list[str] = []
+
+    def wait_for(self, state: str) -> None:
+        """Waits until this state has been sent."""
+        end = time.monotonic() + DEADLINE
+        while state not in self.heard:
+            self._socket.settimeout(max(0.01, end - time.monotonic()))
+            self.heard += self._socket.recv(4096).decode().split("\n")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class RunningDaemon(Process):
+    """A real registryd on a free port, ready."""
+
+    def __init__(
+        self, folder: Path, *args: str, environ: Mapping[str, str] | None = None, argv: Sequence[str] | None = None
+    ) -> None:
+        self.manager = Manager(folder / f"notify-{time.monotonic_ns()}")
+        command = argv or [sys.executable, "-m", "registryd"]
+        super().__init__([*command, "--port", "0", *args], {"NOTIFY_SOCKET": self.manager.address, **(environ or {})})
+        try:
+            self.manager.wait_for("READY=1")
+            self.url = self.wait_for_line(r"listening on (http://\S+?),? ")[1]
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.manager.close()
+
+    def fetch(self, path: str, method: str = "GET", body: object = None) -> Reply:
+        return fetch(self.url + path, method, body)
+
+    def register(self, service_name: str = "users", **more: object) -> Any:
+        reply = self.fetch(
+            "/register", "POST", {"service_name": service_name, "base_url": "http://10.0.0.5:8000"} | more
+        )
+        assert reply.status == 200, reply.body
+        return reply.json
+
+    def listed(self, service_name: str = "users") -> list[str]:
+        return [instance["instance_id"] for instance in self.fetch(f"/services/{service_name}").json["instances"]]
+
+    def connect(self) -> socket.socket:
+        """A bare connection."""
+        parts = urlsplit(self.url)
+        return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=DEADLINE)
+
+
+StartDaemon = Callable[..., RunningDaemon]
