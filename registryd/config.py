@@ -115,7 +115,7 @@ def settings() -> list[Setting]:
     ]
     for part in dataclasses.fields(Limits):
         env = f"REGISTRYD_MAX_{part.name.upper()}"
-        words = f"at most so many {part.metadata['help']}"
+        words = f"most {part.metadata['help']}"
         found.append(Setting(part.name, flag_of(part.name), (env,), part.default, _integer(1, 2**31), words))
     return found
 

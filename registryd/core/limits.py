@@ -29,7 +29,7 @@ class Limits:
     tag_length: int = _limit(128, "characters in a tag")
     version_length: int = _limit(64, "characters in a version")
     zone_length: int = _limit(64, "characters in a zone")
-    weight: int = _limit(65535, "the weight of an instance")
+    weight: int = _limit(65535, "weight of an instance")
     instances: int = _limit(2_000_000, "instances in all")
     instances_per_service: int = _limit(100_000, "instances of one service")
 

@@ -42,7 +42,7 @@ def test_a_renewal_counts_from_its_own_moment() -> None:
 
     leases.renew(lease, now=1029, wall=WALL + 29)
 
-    assert lease == Lease(lease.instance, WALL + 29, 1059)
+    assert (lease.last_heartbeat, lease.expires_at) == (WALL + 29, 1059)
     assert ids(leases.ended(1058.9)) == []
     assert ids(leases.ended(1059)) == ["i1"]
     leases.check()
@@ -88,9 +88,18 @@ def test_lengths_that_are_used_once_leave_nothing_behind() -> None:
         leases.drop("i1")
 
     assert len(leases._bounds) < 40
-    assert leases._by_ttl == {}
+    assert leases._queues == {}
     leases.check()
 
 
 def test_dropping_an_unknown_lease_gives_none() -> None:
     assert Leases().drop("nobody") is None
+
+
+def test_a_lease_is_shown_without_its_neighbours() -> None:
+    leases = Leases()
+    leases.grant(an_instance("i0", 30), now=1000, wall=WALL)
+    lease = leases.grant(an_instance("i1", 30), now=1000, wall=WALL)
+
+    assert repr(lease).startswith("Lease(Instance(instance_id='i1', ")
+    assert "i0" not in repr(lease)

@@ -1,0 +1,95 @@
+"""The README, followed to the letter: every command runs, every sample is what comes out, every table is made.
+
+What stands under "Under systemd" is followed in tests/systemd/.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from process import Process, RunningDaemon, fetch
+from readme import ROOT, TEXT, Step, block, blocks, checkout, steps, tables, without_chance
+
+pytestmark = pytest.mark.e2e
+
+BIN = Path(sys.executable).parent
+
+
+def run(command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environ},
+    )  # fmt: skip
+
+
+def test_no_block_is_left_out() -> None:
+    assert [(b.heading, b.language) for b in blocks()] == [
+        ("Start", "sh"),  # test_the_first_command_starts_the_daemon
+        ("Start", "sh"),  # .ci/run, and test_ci_runs_the_tests_as_the_readme_says
+        ("A tour", "console"),
+        ("The client", "python"),
+        ("The client", "sh"),
+        ("The client", "python"),
+        ("Under systemd", "sh"),  # tests/systemd/
+        ("Under systemd", "console"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["settings", "limits"])
+def test_the_tables_are_made_from_the_declarations(name: str) -> None:
+    shown = TEXT.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
+
+    assert shown == tables()[name], "run tests/readme.py"
+
+
+def test_the_tour_is_what_comes_out(daemon: RunningDaemon) -> None:
+    shown = steps(block("A tour", "console"))
+    seen = []
+    for step in shown:
+        command = step.command.replace("localhost:8006", daemon.url.removeprefix("http://"))
+        seen.append(Step(step.command, run(command).stdout))
+
+    assert len(shown) >= 10
+    assert [(s.command, without_chance(s.output)) for s in seen] == [
+        (s.command, without_chance(s.output)) for s in shown
+    ]
+
+
+def test_the_fastapi_service_registers(daemon: RunningDaemon, tmp_path: Path) -> None:
+    (tmp_path / "users.py").write_text(block("The client", "python", 0))
+    command = block("The client", "sh").strip().replace("http://localhost:8006", daemon.url)
+    # Its port may be taken here; what it registers stays as it says.
+    command = f"cd {tmp_path} && exec env {command}".replace("--port 8000", "--port 0")
+    with Process(["bash", "-c", command], {"PATH": f"{BIN}:{os.environ['PATH']}"}) as app:
+        at = app.wait_for_line(r"Uvicorn running on (http://\S+)")[1]
+        assert fetch(at).json == {"hello": "from users"}
+        (instance,) = daemon.fetch("/services/users").json["instances"]
+        assert instance["base_url"] == "http://127.0.0.1:8000"
+        app.signal(signal.SIGTERM)
+        app.wait()
+    assert daemon.fetch("/services").json["count"] == 0
+
+
+def test_the_asyncio_program_registers(daemon: RunningDaemon, tmp_path: Path) -> None:
+    (tmp_path / "timelines.py").write_text(block("The client", "python", 1))
+    ran = run(f"python {tmp_path}/timelines.py", REGISTRY_URL=daemon.url)
+
+    assert ran.stderr == ""
+    assert without_chance(ran.stdout) == "registered as UUID: True\n"
+    daemon.wait_for_line("deregistered service=timelines")
+
+
+def test_the_first_command_starts_the_daemon(tmp_path: Path) -> None:
+    command = f"cd {checkout(tmp_path)} && {block('Start', 'sh', 0)}"
+    with Process(["bash", "-c", command], {"REGISTRYD_PORT": "0"}) as process:
+        line = process.wait_for_line(r"listening on (\S+) .* pid=(\d+)")
+        assert fetch(line[1] + "/livez").body == b"ok\n"
+        os.kill(int(line[2]), signal.SIGINT)
+        assert process.wait() == 0
+
+
+def test_ci_runs_the_tests_as_the_readme_says() -> None:
+    assert block("Start", "sh", 1).strip() in (ROOT / ".ci/run").read_text().splitlines()

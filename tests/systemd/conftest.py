@@ -1,0 +1,41 @@
+"""A box in which registryd is installed as the README says."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from box import Box
+from readme import block, checkout
+
+PYTHON = Path("/usr/bin/python3")  # the system's own: in the box nothing else is sure to be readable
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[Box]:
+    """Boots once for all tests here; from a folder of wheels, as the box has no network."""
+    why_not = Box.why_not() or ("" if PYTHON.exists() else f"no {PYTHON}")
+    if why_not:
+        pytest.skip(f"cannot boot systemd here: {why_not}")
+    folder = Path(tempfile.mkdtemp(prefix="box-"))
+    box = Box(folder)
+    try:
+        box.prepare()
+        source = checkout(folder / "upper/srv/registryd")
+        wheels = folder / "upper/srv/wheels"
+        pip = f"{folder}/venv/bin/pip"
+        for command in (
+            [str(PYTHON), "-m", "venv", f"{folder}/venv"],
+            [pip, "install", "-q", "wheel"],
+            [pip, "wheel", "-q", "-w", str(wheels), ".", "setuptools", "wheel"],
+        ):
+            subprocess.run(command, cwd=source, check=True)
+        for built in wheels.glob("registryd-*"):  # it is to be built in the box
+            built.unlink()
+        box.boot()
+        commands = block("Under systemd", "sh")
+        box.shell(f"cd /srv/registryd\nexport PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/wheels\n{commands}")
+        yield box
+    finally:
+        box.end()

@@ -1,0 +1,161 @@
+"""The unit under a real systemd, installed by the README's own commands."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from box import Box
+from readme import block, steps, without_chance
+
+from registryd.config import settings
+
+pytestmark = [pytest.mark.systemd, pytest.mark.e2e]
+
+UNIT = "/usr/local/lib/systemd/system/registryd.service"
+REGISTER = (
+    "curl -s localhost:8006/register -d "
+    """'{"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "users-1"}'"""
+)
+
+
+@pytest.fixture
+def box(installed: Box) -> Box:
+    """The box, with registryd just started and its settings as they are shipped."""
+    installed.shell(
+        "rm -rf /run/systemd/system/registryd.service.d; install -m 644 /srv/registryd/systemd/registryd.default "
+        "/etc/default/registryd; systemctl daemon-reload; systemctl reset-failed registryd 2>/dev/null || true; "
+        "systemctl restart registryd"
+    )
+    return installed
+
+
+def fetch(box: Box, path: str) -> Any:
+    return json.loads(box.run("curl", "-s", f"localhost:8006{path}").stdout)
+
+
+def drop_in(box: Box, text: str) -> None:
+    box.shell(
+        f"mkdir -p /run/systemd/system/registryd.service.d\n"
+        f"printf '{text}' > /run/systemd/system/registryd.service.d/test.conf\n"
+        "systemctl daemon-reload; systemctl restart registryd"
+    )
+
+
+def wait_for_restart(box: Box, pid: str) -> None:
+    """Waits until another process than `pid` serves: systemctl start waits for READY=1."""
+    box.shell(
+        f'timeout 20 bash -c \'while [ "$(systemctl show -P MainPID registryd)" = {pid} ] || '
+        "! systemctl is-active -q registryd; do sleep 0.05; done'"
+    )
+
+
+def test_the_unit_has_nothing_that_systemd_does_not_know(box: Box) -> None:
+    ran = box.run("systemd-analyze", "verify", "--man=no", UNIT, check=False)
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_the_sandbox_is_tight(box: Box) -> None:
+    ran = box.run("systemd-analyze", "security", "--threshold=15", "--no-pager", "registryd.service", check=False)
+
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_start_returns_when_it_serves(box: Box) -> None:
+    box.shell("systemctl stop registryd; systemctl start registryd; curl -fsS localhost:8006/readyz")
+
+    assert box.property("Type") == "notify"
+    assert box.property("StatusText").startswith("Serving http://127.0.0.1:8006")
+    assert box.run("systemctl", "is-enabled", "registryd").stdout == "enabled\n"
+
+
+def test_it_is_nobody_in_particular(box: Box) -> None:
+    pid = box.property("MainPID")
+    status = box.shell(f"cat /proc/{pid}/status")
+
+    assert box.property("DynamicUser") == "yes"
+    uid = int(re.findall(r"^Uid:\s+(\d+)", status, re.MULTILINE)[0])
+    assert 61184 <= uid <= 65519, "of systemd's range for dynamic users"
+    assert re.findall(r"^Cap(?:Eff|Prm|Bnd|Amb):\s+(\w+)", status, re.MULTILINE) == ["0" * 16] * 4
+
+
+def test_the_journal_reads_as_the_readme_shows(box: Box) -> None:
+    box.shell(REGISTER)
+    (step,) = steps(block("Under systemd", "console"))
+    box.run("journalctl", "--sync")
+    since = box.property("InactiveExitTimestamp").split(maxsplit=1)[1]
+    seen = box.shell(f"{step.command} --no-pager --since '{since.rpartition(' ')[0]}' | tail -n 4")
+
+    assert without_chance(seen) == without_chance(step.output)
+
+
+def test_lines_have_their_priority_in_the_journal(box: Box) -> None:
+    box.shell(REGISTER)
+    own = [entry for entry in box.journal() if entry["_COMM"] == "registryd"]
+
+    assert [entry["PRIORITY"] for entry in own] == ["6", "6"]
+    assert own[1]["MESSAGE"].startswith("registered service=users instance=users-1 url=http://10.0.0.5:8000 ")
+
+
+def test_stop_is_in_order(box: Box) -> None:
+    box.shell("systemctl stop registryd")
+
+    assert (box.property("Result"), box.property("ExecMainStatus")) == ("success", "0")
+    assert box.run("systemctl", "is-active", "registryd", check=False).stdout == "inactive\n"
+
+
+def test_a_killed_daemon_comes_back(box: Box) -> None:
+    pid = box.property("MainPID")
+    box.shell(f"kill -KILL {pid}")
+    wait_for_restart(box, pid)
+
+    assert fetch(box, "/status")["status"] == "ok"
+
+
+def test_the_watchdog_restarts_a_stuck_loop(box: Box) -> None:
+    drop_in(box, "[Service]\\nWatchdogSec=1\\nRestartSec=100ms\\n")
+    pid = box.property("MainPID")
+    box.shell(f"kill -STOP {pid}")
+    wait_for_restart(box, pid)
+
+    assert fetch(box, "/status")["status"] == "ok"
+    assert box.property("NRestarts") == "1"
+    box.shell("journalctl --sync; journalctl -u registryd --no-pager | grep -q 'Watchdog timeout'")
+
+
+def test_a_fed_watchdog_leaves_it_alone(box: Box) -> None:
+    drop_in(box, "[Service]\\nWatchdogSec=1\\n")
+    before = int(box.property("WatchdogTimestampMonotonic"))
+    fed = f"[ $(systemctl show -P WatchdogTimestampMonotonic registryd) -gt {before + 2_000_000} ]"
+    box.shell(f"timeout 20 bash -c 'until {fed}; do sleep 0.05; done'")
+
+    assert (box.property("ActiveState"), box.property("NRestarts")) == ("active", "0")
+
+
+def test_settings_come_from_etc_default(box: Box) -> None:
+    box.shell("echo HEARTBEAT_TIMEOUT=7.5 >> /etc/default/registryd; systemctl restart registryd")
+
+    assert fetch(box, "/status")["heartbeat_timeout"] == 7.5
+
+
+def test_the_example_changes_nothing_and_names_real_settings(box: Box) -> None:
+    example = box.shell("cat /etc/default/registryd")
+    known = {name: setting.default for setting in settings() for name in setting.env}
+    shown = dict(re.findall(r"^#(\w+)=(.*)$", example, re.MULTILINE))
+
+    assert not [line for line in example.splitlines() if line and not line.startswith("#")]
+    assert shown
+    for name, value in shown.items():
+        default = known[name]
+        assert value == (f"{default:g}" if isinstance(default, float) else str(default))
+
+
+def test_a_bad_setting_fails_the_start_with_its_line_and_is_not_retried(box: Box) -> None:
+    box.shell("echo HEARTBEAT_TIMEOUT=soon >> /etc/default/registryd")
+    assert box.run("systemctl", "restart", "registryd", check=False).returncode == 1
+
+    assert (box.property("ActiveState"), box.property("ExecMainStatus")) == ("failed", "2")
+    assert box.property("NRestarts") == "0"
+    messages = [entry["MESSAGE"] for entry in box.journal() if entry["PRIORITY"] == "2"]
+    assert messages == ["registryd: HEARTBEAT_TIMEOUT: 'soon' cannot be used; give a number of seconds from 1 to 86400"]
