@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
@@ -19,7 +20,8 @@ TIMEOUT = 3.0
 #: How Tornado's client says that there was no answer: the connection's error, its own, or that the URL is none.
 _NO_ANSWER = (HTTPClientError, OSError, ValueError)
 
-_current: list["Registration"] = []
+#: What `register_service` has registered, by event loop: a loop that has ended took its heartbeats with it.
+_current: WeakKeyDictionary[asyncio.AbstractEventLoop, list["Registration"]] = WeakKeyDictionary()
 
 
 class Registration:
@@ -47,7 +49,7 @@ class Registration:
         returns all the same, and the background keeps trying. Raises RegistrationRefused."""
         try:
             await self._talk()
-        except RegistrationRefused:
+        except BaseException:
             self._http.close()
             raise
         self._task = asyncio.create_task(self._keep_registered(), name=f"registryd heartbeat {self.instance_id}")
@@ -151,14 +153,14 @@ async def register_service(
     }
     registration = Registration(Session(registry_urls(os.environ), instance, random.Random()))  # noqa: S311 - jitter
     await registration.start()
-    _current.append(registration)
+    _current.setdefault(asyncio.get_running_loop(), []).append(registration)
     return registration
 
 
 async def deregister_service() -> None:
     """Takes everything that `register_service` has registered off the list again. Never fails."""
-    while _current:
-        await _current.pop().stop()
+    for registration in _current.pop(asyncio.get_running_loop(), []):
+        await registration.stop()
 
 
 def registry_urls(environ: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from support import ManualClock, RecordingStore
 from tornado.httpserver import HTTPServer
 
 from registryd.client import RegistrationRefused, deregister_service, register_service
-from registryd.client.aio import DEFAULT_URL, Registration, registry_urls
+from registryd.client.aio import DEFAULT_URL, TIMEOUT, Registration, registry_urls
 from registryd.client.session import Session
 from registryd.core.model import Deregister, Register
 from registryd.registry import Registry
@@ -55,7 +56,7 @@ def no_registrations() -> Iterator[None]:
     from registryd.client.aio import _current
 
     yield
-    assert _current == []
+    assert not _current
 
 
 def a_registration_at(url: str, pace: Pace, **more: object) -> Registration:
@@ -153,6 +154,31 @@ async def test_a_registry_that_is_down_at_the_start_is_waited_for(
     assert registration.is_registered
     assert len(registry.up("users")) == 1
     await registration.stop()
+
+
+async def test_a_registry_that_does_not_answer_holds_nobody_up(
+    pace: Pace, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert TIMEOUT == 3, "as the README says"
+    monkeypatch.setattr("registryd.client.aio.TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and never says a word
+        registration = a_registration_at(f"http://127.0.0.1:{silent.getsockname()[1]}", pace)
+        with expect_log("no answer from the registry.*Timeout"):
+            await registration.start()
+        assert not registration.is_registered
+        with expect_log("could not deregister"):
+            await registration.stop()
+
+
+def test_a_loop_that_ends_takes_its_heartbeats_with_it(expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_URL", "http://127.0.0.1:1")
+
+    async def register() -> None:
+        await register_service("users", "http://h:1")
+
+    with expect_log("no answer from the registry"):
+        asyncio.run(register())
+    asyncio.run(deregister_service())  # another loop, in which nothing is registered
 
 
 async def test_trouble_is_said_once_and_so_is_its_end(
