@@ -6,7 +6,6 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
@@ -20,8 +19,8 @@ TIMEOUT = 3.0
 #: How Tornado's client says that there was no answer: the connection's error, its own, or that the URL is none.
 _NO_ANSWER = (HTTPClientError, OSError, ValueError)
 
-#: What `register_service` has registered, by event loop: a loop that has ended took its heartbeats with it.
-_current: WeakKeyDictionary[asyncio.AbstractEventLoop, list["Registration"]] = WeakKeyDictionary()
+#: What `register_service` has registered.
+_current: list["Registration"] = []
 
 
 class Registration:
@@ -59,14 +58,18 @@ class Registration:
         if self._task is None:
             return
         task, self._task = self._task, None
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if self._session.phase is not Phase.TAKEN_OVER:
-            try:
-                await self._send(self._session.farewell())
-            except _NO_ANSWER as error:
-                logger.warning("could not deregister instance=%s: %s; its lease will end", self.instance_id, error)
+        # It has ended where the id was taken over, or where an event loop has ended under it: no one to say goodbye.
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._say_goodbye()
         self._http.close()
+
+    async def _say_goodbye(self) -> None:
+        try:
+            await self._send(self._session.farewell())
+        except _NO_ANSWER as error:
+            logger.warning("could not deregister instance=%s: %s; its lease will end", self.instance_id, error)
 
     async def _keep_registered(self) -> None:
         while self._session.phase is not Phase.TAKEN_OVER:
@@ -153,14 +156,14 @@ async def register_service(
     }
     registration = Registration(Session(registry_urls(os.environ), instance, random.Random()))  # noqa: S311 - jitter
     await registration.start()
-    _current.setdefault(asyncio.get_running_loop(), []).append(registration)
+    _current.append(registration)
     return registration
 
 
 async def deregister_service() -> None:
     """Takes everything that `register_service` has registered off the list again. Never fails."""
-    for registration in _current.pop(asyncio.get_running_loop(), []):
-        await registration.stop()
+    while _current:
+        await _current.pop().stop()
 
 
 def registry_urls(environ: Mapping[str, Any]) -> list[str]:
