@@ -13,11 +13,13 @@ from registryd.server import Server
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until it is stopped. 0: stopped in order; 1: something was cut off; 2: could not start."""
+    if sys.stderr is None:  # closed by whoever started us, who does not want to hear anything
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of our life
     try:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
     except BadSetting as error:
         return _cannot_start(str(error))
-    logs.set_up(config.log_level, os.environ)
+    logs.set_up(config.log_level, os.environ, sys.stderr)
     try:
         return asyncio.run(_serve(config))
     except CannotListen as error:
@@ -29,5 +31,5 @@ async def _serve(config: Config) -> int:
 
 
 def _cannot_start(why: str) -> int:
-    print(logs.plain_line(f"registryd: {why}", os.environ), file=sys.stderr)
+    print(logs.plain_line(f"registryd: {why}", os.environ, sys.stderr), file=sys.stderr)
     return 2

@@ -40,10 +40,9 @@ class Clock(Protocol):
 class LeaseClock:
     """A monotonic clock, less the time in which this process could not hear anyone.
 
-    Whoever asks for the time proves that we are awake, and so does `beat`, which the loop has to call every `BEAT`
-    seconds. Where the last proof is more than `AWAY` old, we were not, and the gap does not count: every lease has
-    as much time left as it had then. `now` finds that out by itself, because after a stop the first thing that
-    happens may be a request and not the beat.
+    Whoever asks for the time proves that we are awake; the sweeper does, every `BEAT` seconds. Where the last proof is
+    more than `AWAY` old, we were not, and the gap does not count: every lease has as much time left as it had then.
+    `now` finds that out by itself, because after a stop the first thing that happens may be a request.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
@@ -71,10 +70,6 @@ class LeaseClock:
     def uptime(self) -> float:
         """Seconds since the clock was made, stalls included."""
         return self._monotonic() - self._started
-
-    def beat(self) -> None:
-        """Says that the loop is running."""
-        self.now()
 
     def _stand_still(self, seconds: float) -> None:
         self.stalls += 1

@@ -7,6 +7,7 @@ Only server.py reads a Config; everyone else gets plain values.
 import argparse
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 from registryd.core.limits import Limits, flag_of
 
 T = TypeVar("T")
+
+_NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
 
 class BadSetting(Exception):
@@ -38,9 +41,9 @@ def _setting(default: T, env: str | tuple[str, ...], parse: Callable[[str], T], 
 
 
 def _host(text: str) -> str:
-    if not text or any(c.isspace() for c in text):
-        raise ValueError("give an address or a host name")
-    return text
+    if not text or any(c.isspace() for c in text) or text == "*":
+        raise ValueError("give an address or a host name; 0.0.0.0 or :: is every address there is")
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
@@ -54,10 +57,7 @@ def _integer(least: int, most: int) -> Callable[[str], int]:
 
 def _seconds(least: float, most: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = math.nan
+        seconds = float(text) if _NUMBER.fullmatch(text) else math.nan
         if not least <= seconds <= most:
             raise ValueError(f"give a number of seconds from {least:g} to {most:g}")
         return seconds
@@ -67,9 +67,9 @@ def _seconds(least: float, most: float) -> Callable[[str], float]:
 
 def _choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if text not in choices:
+        if text.lower() not in choices:
             raise ValueError(f"give one of {', '.join(choices)}")
-        return text
+        return text.lower()
 
     return parse
 
@@ -135,7 +135,13 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
                 raise BadSetting(f"{source}: {text!r} cannot be used; {wrong}") from None
             break
     limits = {part.name: values.pop(part.name) for part in dataclasses.fields(Limits) if part.name in values}
-    return Config(**values, limits=Limits(**limits))
+    config = Config(**values, limits=Limits(**limits))
+    if config.heartbeat_timeout > config.limits.ttl_seconds:
+        raise BadSetting(
+            f"--heartbeat-timeout ({config.heartbeat_timeout:g}) is over {flag_of('ttl_seconds')} "
+            f"({config.limits.ttl_seconds}); no lease could be that long"
+        )
+    return config
 
 
 def _sources(setting: Setting, given: Mapping[str, str | None], environ: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -1,10 +1,23 @@
 """The sockets that the daemon listens on: bound early, served later."""
 
+import asyncio
+import errno
 import ipaddress
+import logging
 import os
+import resource
 import socket
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
+#: Seconds for which nothing is accepted when there is no file descriptor left.
+REST = 0.5
+#: What says that this machine has no such address, or no such family of them; and that we are out of something.
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class CannotListen(Exception):
@@ -14,25 +27,91 @@ class CannotListen(Exception):
 def listen(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of `host`; with port 0 all on the same free one. Raises CannotListen."""
     sockets: list[socket.socket] = []
+    failure: OSError | None = None
     try:
-        for family, address in _addresses(host):
+        addresses = _addresses(host)
+    except (socket.gaierror, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "that is no host name"
+        raise CannotListen(f"cannot find an address for host {host!r}: {why}; set --host") from None
+    for family, address in addresses:
+        try:
             sock = socket.create_server((address, port), family=family, backlog=BACKLOG)
-            sock.setblocking(False)
-            sockets.append(sock)
-            port = sock.getsockname()[1]
-    except socket.gaierror as error:
-        raise CannotListen(f"cannot find an address for host {host!r}: {error.strerror}; set --host") from None
-    except OSError as error:
+        except OSError as error:
+            failure = error
+            if error.errno in _NOT_HERE:  # another address of this host may be
+                continue
+            break
+        sock.setblocking(False)
+        sockets.append(sock)
+        port = sock.getsockname()[1]
+    if failure is not None and (not sockets or failure.errno not in _NOT_HERE):
         for sock in sockets:
             sock.close()
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise CannotListen(f"cannot listen on {host} port {port}: {why}; set --host or --port") from None
+        why = os.strerror(failure.errno) if failure.errno else str(failure)
+        raise CannotListen(f"cannot listen on {host} port {port}: {why}; set --host or --port")
     return sockets
 
 
 def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """The numeric addresses of a host, an IPv6 one with its scope."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    return list(dict.fromkeys((family, socket.getnameinfo(address, numeric)[0]) for family, _, _, _, address in found))
+
+
+class Acceptor:
+    """Accepts connections and hands them on, and takes a rest when the process has no file descriptor left: the
+    connections that there are go on, and those that wait are accepted when some have gone."""
+
+    def __init__(self, sockets: list[socket.socket], take: Callable[[socket.socket, Any], None]) -> None:
+        self._sockets = sockets
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._rests: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._is_short = False
+
+    def start(self) -> None:
+        """Starts to accept."""
+        for sock in self._sockets:
+            self._loop.add_reader(sock, self._accept, sock)
+
+    def stop(self) -> None:
+        """Stops to accept, and closes the sockets."""
+        for rest in self._rests.values():
+            rest.cancel()
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(BACKLOG):
+            try:
+                connection, address = sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _SHORT:
+                    self._rest(sock, error)
+                    return
+                continue  # that one has gone again
+            self._is_short = False
+            self._take(connection, address)
+
+    def _rest(self, sock: socket.socket, error: OSError) -> None:
+        if not self._is_short:
+            logger.warning(
+                "cannot accept a connection: %s; those that wait come later. Raise the limit (LimitNOFILE=, ulimit -n)",
+                error.strerror,
+            )
+        self._is_short = True
+        self._loop.remove_reader(sock)
+        self._rests[sock] = self._loop.call_later(REST, self._loop.add_reader, sock, self._accept, sock)
+
+
+def allow_many_connections() -> None:
+    """Raises the soft limit on file descriptors to the hard one: the usual 1,024 is for programs with select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def url_of(sock: socket.socket) -> str:
@@ -43,4 +122,4 @@ def url_of(sock: socket.socket) -> str:
 
 def is_loopback(sock: socket.socket) -> bool:
     """Whether only this machine can reach a listening socket."""
-    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
+    return ipaddress.ip_address(sock.getsockname()[0]).is_loopback

@@ -5,7 +5,6 @@ Lines for the journal begin with their priority (sd-daemon(3)) and leave the tim
 
 import logging
 import re
-import sys
 import time
 from collections.abc import Mapping
 from typing import TextIO
@@ -17,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 #: Python's levels as priorities of syslog(3), which the journal sorts and colours by.
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 class LineFormatter(logging.Formatter):
@@ -38,7 +37,7 @@ class LineFormatter(logging.Formatter):
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" if self._journal else line
 
 
-def set_up(level: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) -> None:
+def set_up(level: str, environ: Mapping[str, str], stream: TextIO) -> None:
     """Sends the log to `stream` from `level` on."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter(journal=is_journal(stream.fileno(), environ)))
@@ -47,7 +46,7 @@ def set_up(level: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) 
     logging.getLogger("tornado.general").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
 
-def plain_line(text: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) -> str:
+def plain_line(text: str, environ: Mapping[str, str], stream: TextIO) -> str:
     """A line for someone who starts registryd by hand, without time and level; the journal gets its priority."""
     record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, text, None, None)
     line = LineFormatter(journal=True).format(record)
@@ -55,9 +54,11 @@ def plain_line(text: str, environ: Mapping[str, str], stream: TextIO = sys.stder
 
 
 def log_change(change: Change) -> None:
-    """The line for an instance that appears, goes or changes, and why. Never called for a heartbeat."""
+    """The line for an instance that appears, goes or is overridden, and why. What an instance reports of itself comes
+    with heartbeats, perhaps with each: that is for those who look for it."""
     instance = change.instance
-    logger.info(
+    logger.log(
+        logging.DEBUG if change.is_report else logging.INFO,
         "%s service=%s instance=%s url=%s generation=%d index=%d reason=%r",
         change.kind,
         instance.service_name,

@@ -6,32 +6,30 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from typing import Any
 
-from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 from tornado.web import Application
 
 from registryd import __version__, logs
-from registryd.api import v1
+from registryd.api import openapi, v1, watch
 from registryd.api.base import UnknownPathHandler
 from registryd.api.context import Context, Daemon, UnderWay
-from registryd.api.intake import PATIENCE, Intake
+from registryd.api.intake import IntakeServer
 from registryd.api.reader import Reader
+from registryd.api.watch import Broadcast
 from registryd.clock import LeaseClock, MonotonicIOLoop
 from registryd.config import Config
 from registryd.core.limits import Limits
 from registryd.core.state import State
 from registryd.feed import Feed
-from registryd.listeners import is_loopback, listen, url_of
+from registryd.listeners import Acceptor, allow_many_connections, is_loopback, listen, url_of
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 from registryd.sweeper import Sweeper
 from registryd.systemd import Notifier, Watchdog, watchdog_seconds
 
 logger = logging.getLogger(__name__)
-
-#: Seconds that a connection may wait between two requests, or take for a header block; and for a body.
-IDLE_TIMEOUT = 75.0
-BODY_TIMEOUT = 30.0
 
 
 class Server:
@@ -49,6 +47,7 @@ class Server:
         """Serves until a signal comes. 0: everything under way was answered; 1: something was cut off.
         Raises CannotListen."""
         MonotonicIOLoop()
+        allow_many_connections()
         sockets = listen(self._config.host, self._config.port)
         self._take_signals()
         self._start(sockets)
@@ -59,17 +58,20 @@ class Server:
         config = self._config
         clock = LeaseClock()
         self._store = MemoryStore(index=int(clock.started_wall * 1e6))
-        feed = Feed(self._store.index)
-        feed.subscribe(logs.log_change)
+        self._feed = Feed(self._store.index, most_watchers=config.limits.watchers)
+        self._feed.subscribe(logs.log_change)
         state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
-        registry = Registry(state, self._store, feed, clock)
+        registry = Registry(state, self._store, self._feed, clock)
         self._sweeper = Sweeper(registry, clock, config.cleanup_interval)
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
-        self._http = make_http_server(registry, self._daemon(clock), self._under_way, config.limits)
+        self._broadcast = Broadcast(registry)
+        context = Context(registry, Reader(config.limits), self._daemon(clock), self._under_way)
+        self._http = make_http_server(context, self._broadcast, config.limits)
         self._sweeper.start()
-        self._http.add_sockets(sockets)
+        self._broadcast.start()
+        self._acceptor = Acceptor(sockets, self._take)
+        self._acceptor.start()
         self._watchdog.start()
-        self._notifier.notify("READY=1", f"STATUS=Serving {', '.join(map(url_of, sockets))}")
         logger.info(
             "registryd %s listening on %s store=%s heartbeat_timeout=%g cleanup_interval=%g pid=%d",
             __version__,
@@ -79,12 +81,17 @@ class Server:
             config.cleanup_interval,
             os.getpid(),
         )
+        self._notifier.notify("READY=1", f"STATUS=Serving {', '.join(map(url_of, sockets))}")
         if not all(map(is_loopback, sockets)):
             logger.warning(
                 "everyone who can reach %s may register and deregister services: there is no access control; "
                 "listen on 127.0.0.1, or let a firewall choose who gets here",
                 ", ".join(url_of(sock) for sock in sockets if not is_loopback(sock)),
             )
+
+    def _take(self, connection: socket.socket, address: Any) -> None:
+        connection.setblocking(False)
+        self._http.handle_stream(IOStream(connection), address)
 
     def _daemon(self, clock: LeaseClock) -> Daemon:
         return Daemon(
@@ -101,7 +108,9 @@ class Server:
 
     async def _stop(self) -> int:
         self._notifier.notify("STOPPING=1")
-        self._http.stop()
+        self._acceptor.stop()
+        self._feed.close()
+        self._broadcast.close()
         await self._drain()
         cut = len(self._under_way)
         if cut:
@@ -134,21 +143,13 @@ class Server:
             self._stopping.set()
 
 
-def make_http_server(registry: Registry, daemon: Daemon, under_way: UnderWay, limits: Limits) -> HTTPServer:
+def make_http_server(context: Context, broadcast: Broadcast, limits: Limits) -> IntakeServer:
     """Tornado's HTTP server with every face of the registry behind it; it listens to nothing yet."""
-    context = Context(registry, Reader(limits), daemon, under_way)
+    routes = v1.routes(context) + watch.routes(context, broadcast)
     application = Application(
-        v1.routes(context),
+        routes + openapi.routes(context, routes),
         default_handler_class=UnknownPathHandler,
         default_handler_args={"context": context},
         log_function=lambda handler: None,  # noqa: ARG005 - no line per request
     )
-    return HTTPServer(
-        Intake(application, limits, under_way),
-        # The intake limits bodies and headers, with an answer. Tornado would close the connection without one, so
-        # its own limits are further out.
-        max_body_size=2**62,
-        max_header_size=PATIENCE * (limits.header_bytes + limits.url_bytes),
-        idle_connection_timeout=IDLE_TIMEOUT,
-        body_timeout=BODY_TIMEOUT,
-    )
+    return IntakeServer(application, limits, context.under_way)

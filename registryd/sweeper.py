@@ -7,15 +7,15 @@ from registryd.registry import Registry
 
 
 class Sweeper:
-    """Sweeps every `interval` seconds, on the current IOLoop, and keeps the lease clock's beat."""
+    """Sweeps every `interval` seconds, on the current IOLoop, and keeps the registry's beat in between."""
 
     def __init__(self, registry: Registry, clock: LeaseClock, interval: float) -> None:
         self._registry = registry
         self._clock = clock
         self._interval = interval
-        self._swept_at = clock.uptime()
+        self._swept_at = clock.now()
         self._sweep_timer = PeriodicCallback(self.sweep, interval * 1000)
-        self._beat_timer = PeriodicCallback(clock.beat, BEAT * 1000)
+        self._beat_timer = PeriodicCallback(registry.beat, BEAT * 1000)
 
     def start(self) -> None:
         """Starts both timers."""
@@ -30,8 +30,9 @@ class Sweeper:
     def sweep(self) -> None:
         """Expires what has ended."""
         self._registry.sweep()
-        self._swept_at = self._clock.uptime()
+        self._swept_at = self._clock.now()
 
     def is_alive(self) -> bool:
-        """Whether the last sweep is no further back than two intervals and a second."""
-        return self._clock.uptime() - self._swept_at <= 2 * self._interval + 1
+        """Whether the last sweep is no further back than two intervals and a second, not counting time in which the
+        whole process stood still: a sweep could not come then, and comes now."""
+        return self._clock.now() - self._swept_at <= 2 * self._interval + 1

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,9 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
 from tornado.platform.asyncio import AsyncIOLoop
 
-from registryd.api.context import Daemon, UnderWay
+from registryd.api.context import Context, Daemon, UnderWay
+from registryd.api.reader import Reader
+from registryd.api.watch import Broadcast
 from registryd.core.limits import Limits
 from registryd.core.model import Instance
 from registryd.core.state import State
@@ -84,8 +87,8 @@ def store() -> RecordingStore:
 
 
 @pytest.fixture
-def feed() -> Feed:
-    return Feed(FIRST_INDEX)
+def feed(limits: Limits) -> Feed:
+    return Feed(FIRST_INDEX, most_watchers=limits.watchers)
 
 
 @pytest.fixture
@@ -93,9 +96,10 @@ def registry(
     io_loop: AsyncIOLoop, clock: ManualClock, store: RecordingStore, feed: Feed, limits: Limits
 ) -> Iterator[Registry]:
     state = new_state(limits)
-    registry = Registry(state, store, feed, clock)
+    registry = Registry(state, store, feed, clock, random.Random(7))
     yield registry
     state.check()
+    feed.check()
     assert not registry._lock.locked(), "the lock is free"
     assert instances_of(replay(store.changes)) == instances_of(state), "what the store has kept is what is there"
 
@@ -125,16 +129,22 @@ def under_way(io_loop: AsyncIOLoop) -> UnderWay:
 
 
 @pytest.fixture
+def broadcast(registry: Registry) -> Broadcast:
+    return Broadcast(registry)
+
+
+@pytest.fixture
 def http_server(
     io_loop: AsyncIOLoop,
     http_server_port: Any,
     registry: Registry,
+    broadcast: Broadcast,
     daemon_view: Daemon,
     under_way: UnderWay,
     limits: Limits,
 ) -> Iterator[HTTPServer]:
     """In place of pytest-tornasync's: the server as the daemon makes it, intake included."""
-    server = make_http_server(registry, daemon_view, under_way, limits)
+    server = make_http_server(Context(registry, Reader(limits), daemon_view, under_way), broadcast, limits)
     server.add_socket(http_server_port[0])
     yield server
     server.stop()

@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from registryd.clock import MonotonicIOLoop
+from registryd.core.choice import EVERYTHING_UP
+from registryd.core.leases import Lease
 from registryd.core.limits import Limits
 from registryd.core.model import Change, Register
 from registryd.core.state import State
+from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 
+NOW = 1000.0
 FIRST_INDEX = 1_700_000_000_000_000
 WALL = 1_705_314_600  # 2024-01-15T10:30:00Z
 
@@ -108,6 +112,11 @@ def a_registration(service_name: str = "users", instance_id: str | None = "i1", 
         instance_id=instance_id,
         **more,  # type: ignore[arg-type]
     )
+
+
+def up(registry: Registry, service_name: str) -> list[Lease]:
+    """What a reader gets who does not say what he wants."""
+    return registry.choose(service_name, EVERYTHING_UP)
 
 
 def replay(changes: Iterable[Change]) -> State:

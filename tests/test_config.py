@@ -32,12 +32,16 @@ def test_every_setting_can_be_given_as_a_flag_and_in_the_environment() -> None:
     for setting in settings():
         if setting.name == "state_dir":
             continue
-        text = samples.get(setting.name, "7")
+        text = samples.get(setting.name, "77")
         by_flag = load([setting.flag, text], {})
         by_environment = load([], {setting.env[0]: text})
 
         assert by_flag == by_environment
         assert by_flag != Config(), setting.name
+
+
+def test_a_bracketed_ipv6_host_and_a_loud_level_are_understood() -> None:
+    assert load(["--host", "[::1]", "--log-level", "INFO"], {}) == Config(host="::1", log_level="info")
 
 
 def test_a_flag_beats_the_environment() -> None:
@@ -77,7 +81,11 @@ def test_limits_arrive_in_one_piece() -> None:
             {},
             "--cleanup-interval: 'inf' cannot be used; give a number of seconds from 0.1 to 3600",
         ),
-        (["--host", " "], {}, "--host: ' ' cannot be used; give an address or a host name"),
+        (
+            ["--host", "*"],
+            {},
+            "--host: '*' cannot be used; give an address or a host name; 0.0.0.0 or :: is every address there is",
+        ),
         (["--log-level", "loud"], {}, "--log-level: 'loud' cannot be used; give one of debug, info, warning, error"),
         (
             ["--state-dir", "/tmp"],
@@ -85,6 +93,16 @@ def test_limits_arrive_in_one_piece() -> None:
             "--state-dir: '/tmp' cannot be used; this version keeps its state in memory only; leave the setting out",
         ),
         (["--max-tags", "0"], {}, "--max-tags: '0' cannot be used; give a whole number from 1 to 2147483648"),
+        (
+            ["--max-ttl-seconds", "10"],
+            {},
+            "--heartbeat-timeout (30) is over --max-ttl-seconds (10); no lease could be that long",
+        ),
+        (
+            [],
+            {"HEARTBEAT_TIMEOUT": "1_0"},
+            "HEARTBEAT_TIMEOUT: '1_0' cannot be used; give a number of seconds from 1 to 86400",
+        ),
         (["--colour"], {}, "unrecognized arguments: --colour; see registryd --help"),
         (["--port"], {}, "argument --port: expected one argument; see registryd --help"),
         (["--por", "1"], {}, "unrecognized arguments: --por 1; see registryd --help"),

@@ -2,14 +2,14 @@
 
 import msgspec
 import pytest
-from support import WALL, a_registration, new_state
+from support import NOW, WALL, a_registration, new_state
 
 from registryd.core.model import Change
 from registryd.feed import Feed
 
 
 def a_change(service_name: str, index: int) -> Change:
-    (change,) = new_state().decide(a_registration(service_name), WALL)
+    (change,) = new_state().decide(a_registration(service_name), NOW, WALL)
     return msgspec.structs.replace(change, index=index)
 
 
@@ -21,7 +21,7 @@ def test_an_index_that_goes_back_is_a_bug() -> None:
 
 
 def test_services_that_are_forgotten_have_an_index_that_is_not_too_low() -> None:
-    feed = Feed(10, remembered_services=2)
+    feed = Feed(10, kept_services=2)
     last = {}
     for index, name in enumerate(["a", "b", "c", "a", "d", "e", "b"], start=11):
         before = {other: feed.index_of(other) for other in "abcdef"}

@@ -34,9 +34,18 @@ def test_an_address_of_another_machine_is_said_in_a_line() -> None:
         listen("192.0.2.1", 0)
 
 
-def test_a_host_that_does_not_exist_is_said_in_a_line() -> None:
-    with pytest.raises(CannotListen, match=r"cannot find an address for host 'no such host'"):
-        listen("no such host", 0)
+@pytest.mark.parametrize("host", ["no such host", "a..b", "x" * 70, "ü..x"])
+def test_a_host_that_does_not_exist_is_said_in_a_line(host: str) -> None:
+    with pytest.raises(CannotListen, match=f"cannot find an address for host '{host}': .*; set --host"):
+        listen(host, 0)
+
+
+def test_a_host_with_an_address_that_is_not_here_listens_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [(socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "127.0.0.1")]
+    monkeypatch.setattr("registryd.listeners._addresses", lambda host: addresses)
+    (sock,) = listen("both", 0)
+    with sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("127.3.2.1", True), ("0.0.0.0", False)])

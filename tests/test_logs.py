@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import WALL, a_registration, new_state
+from support import NOW, WALL, a_registration, new_state
 
 from registryd.logs import LineFormatter, log_change, plain_line
 from registryd.systemd import is_journal
@@ -68,7 +68,7 @@ def test_a_plain_line_has_neither(tmp_path: Path) -> None:
 
 
 def test_a_change_is_logged_with_what_and_why(caplog: pytest.LogCaptureFixture) -> None:
-    (change,) = new_state().decide(a_registration(), WALL)
+    (change,) = new_state().decide(a_registration(), NOW, WALL)
     log_change(change)
 
     assert caplog.messages == [

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from support import FIRST_INDEX, ManualClock, RecordingStore, a_registration
+from support import FIRST_INDEX, ManualClock, RecordingStore, a_registration, up
 
 from registryd.core.errors import StaleGeneration, UnknownInstance
 from registryd.core.model import Change, Deregister, Report, Update
@@ -11,8 +11,8 @@ from registryd.feed import Feed
 from registryd.registry import Registry, Tally
 
 
-def up(registry: Registry, service_name: str = "users") -> list[str]:
-    return [lease.instance.instance_id for lease in registry.up(service_name)]
+def ids(registry: Registry, service_name: str = "users") -> list[str]:
+    return [lease.instance.instance_id for lease in up(registry, service_name)]
 
 
 def kinds(changes: list[Change]) -> list[str]:
@@ -24,16 +24,16 @@ async def test_each_registration_without_an_id_is_a_new_instance(registry: Regis
     second = await registry.register(a_registration(instance_id=None))
 
     assert first.instance.instance_id != second.instance.instance_id
-    assert len(registry.up("users")) == 2
+    assert len(up(registry, "users")) == 2
 
 
 async def test_an_instance_is_listed_until_its_lease_ends_and_not_after(registry: Registry, clock: ManualClock) -> None:
     await registry.register(a_registration(ttl=30.0))
 
     clock.advance(29.999)
-    assert up(registry) == ["i1"]
+    assert ids(registry) == ["i1"]
     clock.advance(0.001)
-    assert up(registry) == []
+    assert ids(registry) == []
     assert registry.services() == {}
     with pytest.raises(UnknownInstance):
         registry.lease("i1")
@@ -46,8 +46,8 @@ async def test_a_heartbeat_gives_another_ttl(registry: Registry, clock: ManualCl
         clock.advance(29)
         registry.renew("i1")
 
-    assert up(registry) == ["i1"]
-    assert registry.tally() == Tally(services=1, instances=1, renewed=10, expired=0)
+    assert ids(registry) == ["i1"]
+    assert registry.tally() == Tally(services=1, instances=1, watchers=0, renewed=10, expired=0)
 
 
 async def test_a_heartbeat_at_the_end_of_the_lease_is_too_late(registry: Registry, clock: ManualClock) -> None:
@@ -56,7 +56,7 @@ async def test_a_heartbeat_at_the_end_of_the_lease_is_too_late(registry: Registr
 
     with pytest.raises(UnknownInstance):
         registry.renew("i1")
-    assert registry.tally() == Tally(services=0, instances=0, renewed=0, expired=1)
+    assert registry.tally() == Tally(services=0, instances=0, watchers=0, renewed=0, expired=1)
 
 
 async def test_a_late_heartbeat_of_an_old_life_is_refused(registry: Registry, clock: ManualClock) -> None:
@@ -68,7 +68,7 @@ async def test_a_late_heartbeat_of_an_old_life_is_refused(registry: Registry, cl
     with pytest.raises(StaleGeneration):
         registry.renew("i1", generation=1)
     clock.advance(5)
-    assert up(registry) == [], "the refused heartbeat has not renewed the new life either"
+    assert ids(registry) == [], "the refused heartbeat has not renewed the new life either"
 
 
 async def test_the_sweep_expires_when_nobody_asks(
@@ -135,15 +135,15 @@ async def test_heartbeats_and_lookups_do_not_wait_for_the_store(
 
     clock.advance(20)
     registry.renew("i1")  # these are not even coroutines
-    assert up(registry) == ["i1"], "and what is not stored is not listed"
+    assert ids(registry) == ["i1"], "and what is not stored is not listed"
     clock.advance(29)
-    assert up(registry) == ["i1"]
+    assert ids(registry) == ["i1"]
     clock.advance(1)
-    assert up(registry) == [], "time goes on for those whose lease has ended"
+    assert ids(registry) == [], "time goes on for those whose lease has ended"
 
     store.release()
     await slow
-    assert up(registry) == ["i2"]
+    assert ids(registry) == ["i2"]
 
 
 async def test_the_lease_of_a_registration_begins_after_the_store(
@@ -156,7 +156,7 @@ async def test_the_lease_of_a_registration_begins_after_the_store(
     store.release()
 
     await slow
-    assert up(registry) == ["i1"]
+    assert ids(registry) == ["i1"]
 
 
 async def test_a_change_that_the_store_refuses_has_changed_nothing(
@@ -173,12 +173,12 @@ async def test_a_change_that_the_store_refuses_has_changed_nothing(
     ):
         with pytest.raises(OSError, match="disk full"):
             await change
-    assert up(registry) == ["i1"]
+    assert ids(registry) == ["i1"]
     assert feed.index == before
 
     store.fail_with(None)
     await registry.deregister(Deregister("i1"))
-    assert up(registry) == []
+    assert ids(registry) == []
 
 
 async def test_what_ends_while_the_store_works_cannot_be_deregistered(
@@ -236,6 +236,6 @@ async def test_a_report_counts_as_a_heartbeat_before_the_store_has_it(
 async def test_many_at_once_are_all_done_and_each_once(registry: Registry, store: RecordingStore) -> None:
     await asyncio.gather(*(registry.register(a_registration(instance_id=f"i{n % 10}")) for n in range(100)))
 
-    assert sorted(up(registry)) == sorted(f"i{n}" for n in range(10))
+    assert sorted(ids(registry)) == sorted(f"i{n}" for n in range(10))
     assert all(registry.lease(f"i{n}").instance.generation == 10 for n in range(10))
     assert len(store.changes) == 100

@@ -48,7 +48,7 @@ def test_an_idle_hour_is_no_stall() -> None:
     travel(story)
 
 
-def test_it_is_alive_while_sweeps_come() -> None:
+def test_it_is_alive_while_sweeps_come(expect_log: ExpectLog) -> None:
     async def story(loop: TimeTravel) -> None:
         world = World(loop, interval=10.0)
         world.sweeper.start()
@@ -56,9 +56,13 @@ def test_it_is_alive_while_sweeps_come() -> None:
             await asyncio.sleep(3)
             assert world.sweeper.is_alive()
 
+        loop.moment += 3600
+        with expect_log("stalled seconds=3600"):
+            assert world.sweeper.is_alive(), "in a stall of the whole process no sweep could come"
         world.sweeper.stop()
-        await asyncio.sleep(0)
-        loop.moment += 22
+        for _ in range(30):
+            loop.moment += 0.75
+            world.clock.now()
         assert not world.sweeper.is_alive()
 
     travel(story)

@@ -1,5 +1,6 @@
 """What all handlers share: how a call is declared, answered and refused."""
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -8,25 +9,42 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler
 
 from registryd import __version__
 from registryd.api import problems, render
 from registryd.api.context import Context
 from registryd.api.reader import Nothing
+from registryd.core.errors import ECHO
+from registryd.core.model import Origin
 
 logger = logging.getLogger(__name__)
 
 SERVER = f"registryd/{__version__}"
 
+#: Seconds that a client may leave an answer unread before it is cut off.
+UNREAD_TIMEOUT = 30.0
+
 _VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
+#: What a call gives back that has answered by itself.
+ANSWERED = object()
+
+
 class Declared(NamedTuple):
-    """What a call takes."""
+    """What a call takes and how it answers: the shape of a 200, and the statuses of its refusals."""
 
     query: type[Struct]
     body: type[Struct]
+    answer: type | None
+    refusals: tuple[int, ...]
+    media_type: str
+
+
+class ReaderGone(Exception):
+    """The client has closed the connection while it waited: there is nobody left to answer."""
 
 
 class Handler(RequestHandler):
@@ -34,6 +52,8 @@ class Handler(RequestHandler):
 
     _index: int | None = None
     _etag: str | None = None
+    #: Called when the client goes before it has its answer.
+    _on_close: Callable[[], object] | None = None
 
     def initialize(self, context: Context) -> None:
         self.registry = context.registry
@@ -63,6 +83,36 @@ class Handler(RequestHandler):
         # Tornado compares it with If-None-Match and answers 304 by itself.
         return self._etag
 
+    @property
+    def origin(self) -> Origin:
+        """Who asks."""
+        return Origin(self.request.remote_ip or "", self.request.headers.get("User-Agent", "")[:256])
+
+    async def wait_for(self, is_due: Callable[[], bool], service_name: str | None, seconds: float) -> bool:
+        """Waits until `is_due`, looking anew at each change to a service (None: to anything), but not for longer than
+        `seconds`, nor after the daemon has begun to stop. Gives back whether it is. Raises LimitReached, ReaderGone."""
+        if is_due() or seconds <= 0:
+            return is_due()
+        feed, loop = self.registry.feed, asyncio.get_running_loop()
+        end = loop.time() + seconds
+        with feed.seat():
+            while not feed.is_closing:
+                waiting = asyncio.ensure_future(feed.changed(service_name))
+                self._on_close = waiting.cancel
+                await asyncio.wait({waiting}, timeout=end - loop.time())
+                if waiting.cancelled():
+                    raise ReaderGone
+                if not waiting.done():
+                    waiting.cancel()
+                    break
+                if is_due():
+                    break
+        return is_due()
+
+    def on_connection_close(self) -> None:
+        if self._on_close is not None:
+            self._on_close()
+
     def reply(self, value: object) -> None:
         """Answers 200 with a value as JSON, or with plain text."""
         if isinstance(value, str):
@@ -76,6 +126,9 @@ class Handler(RequestHandler):
         request = self.request.connection
         sent = super().finish(chunk)
         sent.add_done_callback(lambda _: self._under_way.end(request))
+        if not sent.done() and isinstance(request, HTTP1Connection):
+            timer = asyncio.get_running_loop().call_later(UNREAD_TIMEOUT, request.close)
+            sent.add_done_callback(lambda _: timer.cancel())
         return sent
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
@@ -105,15 +158,22 @@ class UnknownPathHandler(Handler):
     """Answers wherever there is nothing."""
 
     def prepare(self) -> None:
-        raise problems.UnknownPath(f"there is nothing at {self.request.path}; GET /services lists what is registered")
+        path = self.request.path[:ECHO]
+        raise problems.UnknownPath(f"there is nothing at {path}; GET /services lists what is registered")
 
 
 def call(
-    *, query: type[Struct] = Nothing, body: type[Struct] = Nothing
+    *,
+    query: type[Struct] = Nothing,
+    body: type[Struct] = Nothing,
+    answer: type | None = None,
+    refusals: tuple[int, ...] = (),
+    media_type: str = "application/json",
 ) -> Callable[[Callable[..., Any]], Callable[..., Awaitable[None]]]:
-    """Declares what a verb takes. The method gets the parts of the path and, as `query` and `body`, what is declared;
-    what it gives back is the answer. What is not declared is refused with a 400 that names it."""
-    declared = Declared(query, body)
+    """Declares what a verb takes, the shape of its answer (None: text), how it may refuse, and its media type.
+
+    The method gets the parts of the path and, as `query` and `body`, what is declared; what it gives back is the
+    answer. What is not declared is refused with a 400 that names it."""
 
     def declare(method: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
         @functools.wraps(method)
@@ -121,13 +181,17 @@ def call(
             given = {"query": self.reader.query(query, self.request.query_arguments)}
             if self.request.method not in ("GET", "HEAD"):  # whose body means nothing: RFC 9110, 9.3.1
                 given["body"] = self.reader.body(body, self.request.body)
-            answer = method(self, *path, **{name: given[name] for name in wanted})
-            if inspect.isawaitable(answer):
-                answer = await answer
-            self.reply(answer)
+            try:
+                value = method(self, *path, **{name: given[name] for name in wanted})
+                if inspect.isawaitable(value):
+                    value = await value
+            except ReaderGone:
+                return
+            if value is not ANSWERED:
+                self.reply(value)
 
-        wanted = [name for name, struct in declared._asdict().items() if struct is not Nothing]
-        run.declared = declared  # type: ignore[attr-defined]
+        wanted = [name for name, struct in (("query", query), ("body", body)) if struct is not Nothing]
+        run.declared = Declared(query, body, answer, refusals, media_type)  # type: ignore[attr-defined]
         return run
 
     return declare

@@ -32,23 +32,30 @@ class UnderWay:
     """The requests that have begun to arrive and are not yet answered in full: those that a stop waits for."""
 
     def __init__(self) -> None:
-        self._requests: set[object] = set()
+        #: Each request with the connection that it came by. `request` is the HTTPConnection, of which Tornado makes one
+        #: per request.
+        self._requests: dict[object, object] = {}
         self._none = asyncio.Event()
         self._none.set()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def begin(self, request: object) -> None:
-        """A request has begun to arrive. `request` is the HTTPConnection, of which Tornado makes one per request."""
-        self._requests.add(request)
+    def begin(self, request: object, connection: object) -> None:
+        """A request has begun to arrive."""
+        self._requests[request] = connection
         self._none.clear()
 
     def end(self, request: object) -> None:
         """The answer has been handed to the system, or there is nobody left to have it."""
-        self._requests.discard(request)
+        self._requests.pop(request, None)
         if not self._requests:
             self._none.set()
+
+    def end_all(self, connection: object) -> None:
+        """A connection has closed, with whatever was to be answered on it."""
+        for request in [request for request, by in self._requests.items() if by is connection]:
+            self.end(request)
 
     async def wait_until_none(self) -> None:
         """Waits until all are answered."""

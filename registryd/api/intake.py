@@ -4,9 +4,11 @@ What is over a limit is answered at once. The rest of its body is read and dropp
 a connection reset and the connection can go on; but not for ever.
 """
 
+import re
 from collections.abc import Awaitable
 from http import HTTPStatus
 
+from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
@@ -23,12 +25,37 @@ from registryd.api.base import SERVER
 from registryd.api.context import UnderWay
 from registryd.core.limits import Limits
 
+_ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
+#: Seconds that a connection may wait between two requests, or take for a header block; and for a body.
+IDLE_TIMEOUT = 75.0
+BODY_TIMEOUT = 30.0
 #: How many times the body's limit is read and dropped after a refusal before the connection is closed.
 PATIENCE = 8
 
 
+class IntakeServer(HTTPServer):
+    """Tornado's HTTP server with an intake between it and the Application; it listens to nothing yet."""
+
+    def initialize(self, application: Application, limits: Limits, under_way: UnderWay) -> None:  # type: ignore[override]
+        self._under_way = under_way
+        super().initialize(
+            Intake(application, limits, under_way),
+            # The intake limits bodies and headers, with an answer. Tornado would close the connection without one, so
+            # its own limits are further out.
+            max_body_size=2**62,
+            max_header_size=PATIENCE * (limits.header_bytes + limits.url_bytes),
+            idle_connection_timeout=IDLE_TIMEOUT,
+            body_timeout=BODY_TIMEOUT,
+        )
+
+    def on_close(self, server_conn: object) -> None:
+        super().on_close(server_conn)
+        # Tornado forgets who waits for an answer to be sent when the connection is closed from the other side.
+        self._under_way.end_all(server_conn)
+
+
 class Intake(HTTPServerConnectionDelegate):
-    """Give this to the HTTPServer in place of the Application."""
+    """Takes requests in, in place of the Application."""
 
     def __init__(self, application: Application, limits: Limits, under_way: UnderWay) -> None:
         self._application = application
@@ -38,20 +65,22 @@ class Intake(HTTPServerConnectionDelegate):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Tornado's way to ask for someone who takes a request's parts as they arrive."""
         inner = self._application.start_request(server_conn, request_conn)
-        return _Message(inner, request_conn, self._limits, self._under_way)
-
-    def on_close(self, server_conn: object) -> None:
-        """A connection has been closed."""
-        self._application.on_close(server_conn)
+        return _Message(inner, request_conn, server_conn, self._limits, self._under_way)
 
 
 class _Message(HTTPMessageDelegate):
     """Passes one request on to `inner` until it is over a limit."""
 
     def __init__(
-        self, inner: HTTPMessageDelegate, connection: HTTPConnection, limits: Limits, under_way: UnderWay
+        self,
+        inner: HTTPMessageDelegate,
+        request: HTTPConnection,
+        connection: object,
+        limits: Limits,
+        under_way: UnderWay,
     ) -> None:
         self._inner: HTTPMessageDelegate | None = inner
+        self._request = request
         self._connection = connection
         self._limits = limits
         self._under_way = under_way
@@ -63,7 +92,9 @@ class _Message(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        self._under_way.begin(self._connection)
+        # RFC 9112, 3.2.2: a server takes the absolute form, too, as a proxy gets it.
+        start_line = start_line._replace(path=_ABSOLUTE.sub("", start_line.path) or "/")
+        self._under_way.begin(self._request, self._connection)
         self._is_head = start_line.method == "HEAD"
         refusal = self._refusal(start_line, headers)
         if refusal is not None:
@@ -97,7 +128,7 @@ class _Message(HTTPMessageDelegate):
             self._inner.finish()
 
     def on_connection_close(self) -> None:
-        self._under_way.end(self._connection)
+        self._under_way.end(self._request)
         if self._inner is not None:
             self._inner.on_connection_close()
 
@@ -131,7 +162,7 @@ class _Message(HTTPMessageDelegate):
         if asks_first or _announced(request_headers) > PATIENCE * self._limits.body_bytes:
             headers["Connection"] = "close"
         line = ResponseStartLine("HTTP/1.1", problem.status, HTTPStatus(problem.status).phrase)
-        self._sent = self._connection.write_headers(line, headers, b"" if self._is_head else body)
+        self._sent = self._request.write_headers(line, headers, b"" if self._is_head else body)
         if asks_first:
             self._end()
 
@@ -139,8 +170,8 @@ class _Message(HTTPMessageDelegate):
         """Ends a refused request. Tornado closes the connection where the body has not been read to its end."""
         if not self._answered:
             self._answered = True
-            self._sent.add_done_callback(lambda _: self._under_way.end(self._connection))
-            self._connection.finish()
+            self._sent.add_done_callback(lambda _: self._under_way.end(self._request))
+            self._request.finish()
 
 
 def _announced(headers: HTTPHeaders) -> int:

@@ -1,17 +1,16 @@
 """Every refusal as RFC 9457 problem details, and the one table from exceptions to statuses."""
 
 import http
-import logging
 from typing import NamedTuple
 
+from msgspec import UNSET
 from tornado.httputil import HTTPInputError
 from tornado.web import HTTPError
 
 from registryd.api import render
+from registryd.api.shapes import ProblemShape
 from registryd.core.errors import InvalidInput, LimitReached, RegistrydError, StaleGeneration, UnknownInstance
 from registryd.core.limits import flag_of
-
-logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -49,6 +48,15 @@ class UnknownPath(RegistrydError):
     code = "unknown_path"
 
 
+class TooFew(RegistrydError):
+    """A reader has waited for more instances than have come."""
+
+    code = "too_few_instances"
+
+    def __init__(self, wanted: int, there: int) -> None:
+        super().__init__(f"there are {there} instances that fit, and not {wanted} yet; ask again, or look at /explain")
+
+
 class NotReady(RegistrydError):
     """Something that serving needs is not there."""
 
@@ -64,6 +72,7 @@ STATUSES: dict[type[BaseException], int] = {
     HTTPInputError: 400,
     UnknownInstance: 404,
     UnknownPath: 404,
+    TooFew: 408,
     StaleGeneration: 409,
     BodyTooLarge: 413,
     UrlTooLong: 414,
@@ -71,6 +80,10 @@ STATUSES: dict[type[BaseException], int] = {
     HeadersTooLarge: 431,
     NotReady: 503,
 }
+
+
+#: What each status that a call may refuse with is called.
+PHRASES = {status: http.HTTPStatus(status).phrase for status in {*STATUSES.values(), 405, 500}}
 
 
 class Problem(NamedTuple):
@@ -83,14 +96,11 @@ class Problem(NamedTuple):
 
     def render(self) -> bytes:
         """The body, `application/problem+json`."""
-        body = {
-            "type": "about:blank",
-            "title": http.HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "code": self.code,
-        }
-        return render.json_bytes(body if self.field is None else body | {"field": self.field})
+        title = http.HTTPStatus(self.status).phrase
+        field = UNSET if self.field is None else self.field
+        return render.json_bytes(
+            ProblemShape(title=title, status=self.status, detail=self.detail, code=self.code, field=field)
+        )
 
 
 def status_of(error: BaseException) -> int:

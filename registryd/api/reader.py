@@ -7,17 +7,16 @@ from typing import Any, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from registryd.core.errors import InvalidInput
+from registryd.core.errors import ECHO, InvalidInput
 from registryd.core.limits import Limits
 from registryd.core.rules import Rulebook
 
 S = TypeVar("S", bound=Struct)
 
-#: How much of what was sent a refusal repeats.
-_ECHO = 64
 #: msgspec's words for what is wrong, and the field in which it is.
 _COMPLAINT = re.compile(r"(?P<what>.*) - at (?:`key` in )?`\$\.(?P<field>\w+)[^`]*`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`")
+_META = "meta."
 _UNKNOWN = "Object contains unknown field"
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -44,7 +43,7 @@ class Reader:
             raw = b"{}"
         decoder = self._decoders.get(struct)
         if decoder is None:
-            decoder = self._decoders[struct] = msgspec.json.Decoder(self._narrow(struct))
+            decoder = self._decoders[struct] = msgspec.json.Decoder(self.narrow(struct))
         try:
             return cast("S", decoder.decode(raw))
         except msgspec.ValidationError as error:
@@ -53,25 +52,33 @@ class Reader:
             raise _not_json(error) from None
 
     def query(self, struct: type[S], arguments: Mapping[str, Sequence[bytes]]) -> S:
-        """The query as `struct`. Raises InvalidInput that names the parameter."""
-        unknown = _unknown(arguments, struct)
+        """The query as `struct`: a field with a tuple may be given several times, and `meta.KEY=VALUE` goes into the
+        field `meta`. Raises InvalidInput that names the parameter."""
+        fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+        values: dict[str, Any] = {}
+        unknown = []
+        for name, raw in arguments.items():
+            given = [text.decode("utf-8", "backslashreplace") for text in raw]
+            if name.startswith(_META) and "meta" in fields:
+                values.setdefault("meta", {})[name.removeprefix(_META)] = _one(name, given)
+            elif name not in fields or name == "meta":
+                unknown.append(name)
+            else:
+                values[name] = given if fields[name].default == () else _one(name, given)
         if unknown:
             detail = f"this call has no parameter {_quoted(unknown)}; it takes {_listed(struct)}"
-            raise InvalidInput(unknown[0][:_ECHO], detail, "unknown_parameter")
-        values: dict[str, str] = {}
-        for name, given in arguments.items():
-            if len(given) > 1:
-                raise InvalidInput(name, f"{name} is given {len(given)} times; give it once", "invalid_parameter")
-            values[name] = given[0].decode("utf-8", "backslashreplace")
+            raise InvalidInput(unknown[0][:ECHO], detail, "unknown_parameter")
         try:
-            return msgspec.convert(values, self._narrow(struct), strict=False)
+            return msgspec.convert(values, self.narrow(struct), strict=False)
         except msgspec.ValidationError as error:
             complaint = _COMPLAINT.fullmatch(str(error))
-            field = complaint["field"] if complaint else "query"
-            detail = f"{field} {_quoted([values.get(field, '')])} is not allowed; send {self.rules.words(field)}"
-            raise InvalidInput(field, detail, "invalid_parameter") from None
+            name = complaint["field"] if complaint else "query"
+            rule = fields[name].name if name in fields else name
+            detail = f"{name} {str(values.get(name, ''))[:ECHO]!r} is not allowed; send {self.rules.words(rule)}"
+            raise InvalidInput(name, detail, "invalid_parameter") from None
 
-    def _narrow(self, struct: type[S]) -> type[S]:
+    def narrow(self, struct: type[S]) -> type[S]:
+        """A declared type under the limits."""
         narrowed = self._narrowed.get(struct)
         if narrowed is None:
             narrowed = self._narrowed[struct] = self.rules.constrain(struct)
@@ -92,8 +99,15 @@ class Reader:
         if complaint is None:
             return InvalidInput("body", f"{_lowered(text)}; send a JSON object with {_listed(struct)}", "invalid_body")
         field = complaint["field"]
+        rule = next((part.name for part in msgspec.structs.fields(struct) if part.encode_name == field), field)
         what = "is not in the form" if "matching regex" in text else _lowered(complaint["what"])
-        return InvalidInput(field, f"{field}: {what}; send {self.rules.words(field)}")
+        return InvalidInput(field, f"{field}: {what}; send {self.rules.words(rule)}")
+
+
+def _one(name: str, given: Sequence[str]) -> str:
+    if len(given) > 1:
+        raise InvalidInput(name[:ECHO], f"{name[:ECHO]} is given {len(given)} times; give it once", "invalid_parameter")
+    return given[0]
 
 
 def _unknown_fields(struct: type[Struct], raw: bytes) -> InvalidInput:
@@ -104,7 +118,7 @@ def _unknown_fields(struct: type[Struct], raw: bytes) -> InvalidInput:
         return _not_json(error)
     unknown = _unknown(sent, struct)
     detail = f"this call has no field {_quoted(unknown)}; it takes {_listed(struct)}"
-    return InvalidInput(unknown[0][:_ECHO], detail, "unknown_field")
+    return InvalidInput(unknown[0][:ECHO], detail, "unknown_field")
 
 
 def _not_json(error: Exception) -> InvalidInput:
@@ -112,17 +126,17 @@ def _not_json(error: Exception) -> InvalidInput:
 
 
 def _unknown(names: Iterable[str], struct: type[Struct]) -> list[str]:
-    return [name for name in names if name not in struct.__struct_fields__]
+    return [name for name in names if name not in struct.__struct_encode_fields__]
 
 
 def _listed(struct: type[Struct]) -> str:
-    return ", ".join(struct.__struct_fields__) or "none"
+    return ", ".join("meta.KEY" if name == "meta" else name for name in struct.__struct_encode_fields__) or "none"
 
 
 def _quoted(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:_ECHO]) for name in names[:5])
+    shown = ", ".join(repr(name[:ECHO]) for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _lowered(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]

@@ -1,14 +1,28 @@
 """How things look on the wire. What is shown anywhere is rendered here, once."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
+from registryd.api.shapes import (
+    EventShape,
+    ExplanationShape,
+    InstanceShape,
+    OverrideShape,
+    RenewedShape,
+    ServiceShape,
+    ServicesShape,
+    SnapshotShape,
+    StoryShape,
+    WithdrawnShape,
+)
 from registryd.core.leases import Lease
-from registryd.core.model import Change
+from registryd.core.model import Change, Override
 from registryd.core.state import ServiceCount
+from registryd.registry import Story
 
 
 def json_bytes(value: object) -> bytes:
@@ -21,43 +35,122 @@ def timestamp(wall: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))
 
 
-def instance(entry: Lease | Change) -> dict[str, Any]:
+def maybe_timestamp(wall: int | None) -> str | None:
+    """The same, or None where there is no time (None or 0)."""
+    return timestamp(wall) if wall else None
+
+
+def instance(entry: Lease | Change) -> InstanceShape:
     """An instance, as it is under a lease or as it was at a change."""
+    return InstanceShape(*_parts(entry))
+
+
+def withdrawn(lease: Lease) -> WithdrawnShape:
+    """An instance under an override, and when a reader was last given it."""
+    return WithdrawnShape(*_parts(lease), last_handed_out_at=maybe_timestamp(lease.handed_out_at))
+
+
+def _parts(entry: Lease | Change) -> tuple[Any, ...]:
     registered = entry.instance
-    return {
-        "instance_id": registered.instance_id,
-        "service_name": registered.service_name,
-        "base_url": registered.base_url,
-        "registered_at": timestamp(registered.registered_at),
-        "last_heartbeat": timestamp(entry.last_heartbeat),
-        "status": registered.status,
-        "ttl": registered.ttl,
-        "metadata": registered.metadata,
-        "tags": registered.tags,
-        "version": registered.version,
-        "zone": registered.zone,
-        "weight": registered.weight,
-        "generation": registered.generation,
-    }
+    return (
+        registered.instance_id,
+        registered.service_name,
+        registered.base_url,
+        timestamp(registered.registered_at),
+        timestamp(entry.last_heartbeat),
+        entry.status,
+        registered.ttl,
+        registered.metadata,
+        registered.tags,
+        registered.version,
+        registered.zone,
+        registered.weight,
+        registered.generation,
+        UNSET if entry.override is None else override(entry.override),
+    )
 
 
-def renewed(lease: Lease) -> dict[str, Any]:
+def override(laid: Override) -> OverrideShape:
+    """What an operator has laid over an instance."""
+    return OverrideShape(laid.status, laid.reason, timestamp(laid.since), maybe_timestamp(laid.until))
+
+
+def renewed(lease: Lease) -> RenewedShape:
     """The answer to a heartbeat."""
-    return {
-        "instance_id": lease.instance.instance_id,
-        "service_name": lease.instance.service_name,
-        "status": lease.instance.status,
-        "last_heartbeat": timestamp(lease.last_heartbeat),
-        "ttl": lease.instance.ttl,
-    }
+    instance = lease.instance
+    return RenewedShape(
+        instance.instance_id, instance.service_name, lease.status, timestamp(lease.last_heartbeat), instance.ttl
+    )
 
 
-def service(service_name: str, leases: Iterable[Lease]) -> dict[str, Any]:
+def service(service_name: str, leases: Iterable[Lease]) -> ServiceShape:
     """The instances of one service."""
     instances = [instance(lease) for lease in leases]
-    return {"service_name": service_name, "instances": instances, "count": len(instances)}
+    return ServiceShape(service_name, instances, len(instances))
 
 
-def services(counts: Mapping[str, ServiceCount]) -> dict[str, Any]:
+def services(counts: dict[str, ServiceCount]) -> ServicesShape:
     """All services."""
-    return {"services": counts, "count": len(counts)}
+    return ServicesShape(counts, len(counts))
+
+
+def snapshot(leases: Iterable[Lease]) -> SnapshotShape:
+    """All that a new watcher has to know."""
+    instances = [instance(lease) for lease in leases]
+    return SnapshotShape(instances, len(instances))
+
+
+def event(kind: str, index: int, data: object) -> bytes:
+    """A server-sent event (WHATWG HTML, section 9.2). JSON has no line break in it, so one data line will do."""
+    return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), index, msgspec.json.encode(data))
+
+
+def change(change: Change) -> bytes:
+    """A change as a server-sent event."""
+    return event(change.kind, change.index, instance(change))
+
+
+def explanation(subject: str, stories: Iterable[Story]) -> ExplanationShape:
+    """Why an instance, or each instance of a service, is handed out or not."""
+    told = [story(one) for one in stories]
+    if told:
+        return ExplanationShape(subject, told, len(told))
+    why = "never seen: no such instance and no such service, or gone for more than an hour"
+    return ExplanationShape(subject, [], 0, why)
+
+
+def story(one: Story) -> StoryShape:
+    """One instance: whether it is handed out, why or why not, and the last that happened to it."""
+    lease = one.lease
+    return StoryShape(
+        instance_id=one.instance_id,
+        service_name=lease.instance.service_name if lease else one.events[-1].instance.service_name,
+        handed_out=lease is not None and lease.status == "up",
+        why=_why(one),
+        status=lease.status if lease else None,
+        override=override(lease.override) if lease and lease.override else None,
+        last_handed_out_at=maybe_timestamp(lease.handed_out_at) if lease else None,
+        events=[_told(change) for change in one.events],
+    )
+
+
+def _why(one: Story) -> str:
+    lease = one.lease
+    if lease is None:
+        last = one.events[-1]
+        what = "its lease ended" if last.kind == "expired" else f"it was {last.kind}"
+        return f"{what} at {timestamp(last.at)}: {last.reason}"
+    if lease.override is not None:
+        laid = lease.override
+        until = f" until {timestamp(laid.until)}" if laid.until else ""
+        reason = f": {laid.reason}" if laid.reason else ""
+        return f"an operator has laid {laid.status} over it at {timestamp(laid.since)}{until}{reason}"
+    if lease.status != "up":
+        return f"it says of itself that it is {lease.status}"
+    return f"it is up, and its last heartbeat came at {timestamp(lease.last_heartbeat)}"
+
+
+def _told(change: Change) -> EventShape:
+    return EventShape(
+        timestamp(change.at), change.kind, change.index, change.reason, change.origin.address, change.origin.user_agent
+    )

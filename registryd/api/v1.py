@@ -1,14 +1,31 @@
 """The calls of registryd's own interface."""
 
-from typing import Any
+from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, field
 
 from registryd.api import render
 from registryd.api.base import Handler, call
 from registryd.api.context import Context
-from registryd.api.problems import NotReady
-from registryd.core.model import Deregister, Register, Report, Update
+from registryd.api.durations import parse_wait
+from registryd.api.problems import NotReady, TooFew
+from registryd.api.shapes import (
+    ExplanationShape,
+    InstanceShape,
+    LeasesShape,
+    RenewedAllShape,
+    RenewedShape,
+    ServiceShape,
+    ServicesShape,
+    StatusShape,
+    StoreShape,
+    WithdrawnShape,
+)
+from registryd.core.choice import Choice
+from registryd.core.model import Deregister, OverrideStatus, Register, Report, Resume, SetOverride, Update
+
+#: Seconds that a reader waits who says since when and not how long.
+USUAL_WAIT = 30.0
 
 
 class OfGeneration(Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,39 +34,126 @@ class OfGeneration(Struct, frozen=True, forbid_unknown_fields=True):
     generation: int | None = None
 
 
+class Changed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of a reader who may wait until a list has changed since `index`, for as long as `wait` says."""
+
+    index: int | None = None
+    wait: str | None = None
+
+    def seconds(self) -> float:
+        """How long to wait at most. Raises InvalidInput."""
+        if self.wait is not None:
+            return parse_wait(self.wait)
+        return 0.0 if self.index is None else USUAL_WAIT
+
+
+class Wanted(Changed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of a reader who chooses among instances, and may wait until there are `min` that fit."""
+
+    statuses: str | None = field(name="status", default=None)
+    tag: tuple[str, ...] = ()
+    version: str | None = None
+    zone: str | None = None
+    near: str | None = None
+    meta: dict[str, str] | None = None
+    limit: int | None = None
+    pick: Literal[1] | None = None
+    least: int | None = field(name="min", default=None)
+
+    def choice(self) -> Choice:
+        """What is wanted."""
+        statuses: Any = frozenset({"up"}) if self.statuses is None else frozenset(self.statuses.split(","))
+        return Choice(
+            statuses=None if self.statuses == "any" else statuses,
+            tags=self.tag,
+            version=self.version,
+            zone=self.zone,
+            metadata=tuple((self.meta or {}).items()),
+            near=self.near,
+            limit=self.limit,
+            pick=self.pick is not None,
+        )
+
+
+class InstanceIds(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a heartbeat for many."""
+
+    instance_ids: list[str]
+
+
+class Withdrawal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a call that takes an instance out of service: why, and for how many seconds (None: until resumed)."""
+
+    reason: str | None = None
+    seconds: float | None = field(name="for", default=None)
+
+
 class RegisterHandler(Handler):
     """`POST /register`"""
 
-    @call(body=Register)
+    @call(body=Register, answer=InstanceShape, refusals=(429,))
     async def post(self, *, body: Register) -> object:
         """Lists an instance."""
-        return render.instance(await self.registry.register(body))
+        return render.instance(await self.registry.register(body, self.origin))
 
 
 class HeartbeatHandler(Handler):
     """`POST /heartbeat/{instance_id}`"""
 
-    @call(query=OfGeneration, body=Report)
+    @call(query=OfGeneration, body=Report, answer=RenewedShape, refusals=(404, 409))
     async def post(self, instance_id: str, *, query: OfGeneration, body: Report) -> object:
         """Renews a lease, and takes what the instance reports of itself."""
         if body.is_empty():
             return render.renewed(self.registry.renew(instance_id, query.generation))
-        return render.renewed(await self.registry.update(Update(instance_id, body, query.generation)))
+        return render.renewed(await self.registry.update(Update(instance_id, body, query.generation), self.origin))
+
+
+class HeartbeatsHandler(Handler):
+    """`POST /heartbeats`"""
+
+    @call(body=InstanceIds, answer=RenewedAllShape)
+    def post(self, *, body: InstanceIds) -> object:
+        """Renews many leases at once."""
+        return RenewedAllShape(*self.registry.renew_all(body.instance_ids))
 
 
 class DeregisterHandler(Handler):
     """`DELETE /deregister/{instance_id}`"""
 
-    @call(query=OfGeneration)
+    @call(query=OfGeneration, answer=InstanceShape, refusals=(404, 409))
     async def delete(self, instance_id: str, *, query: OfGeneration) -> object:
         """Takes an instance off the list."""
-        return render.instance(await self.registry.deregister(Deregister(instance_id, query.generation)))
+        command = Deregister(instance_id, query.generation)
+        return render.instance(await self.registry.deregister(command, self.origin))
+
+
+class WithdrawHandler(Handler):
+    """`POST /drain/{instance_id}` and `POST /maintenance/{instance_id}`"""
+
+    def initialize(self, context: Context, status: OverrideStatus) -> None:  # type: ignore[override]
+        super().initialize(context)
+        self._status = status
+
+    @call(body=Withdrawal, answer=WithdrawnShape, refusals=(404,))
+    async def post(self, instance_id: str, *, body: Withdrawal) -> object:
+        """Takes an instance out of service, whatever it reports of itself."""
+        command = SetOverride(instance_id, self._status, body.reason or "", body.seconds)
+        return render.withdrawn(await self.registry.override(command, self.origin))
+
+
+class ResumeHandler(Handler):
+    """`POST /resume/{instance_id}`"""
+
+    @call(answer=InstanceShape, refusals=(404,))
+    async def post(self, instance_id: str) -> object:
+        """Puts an instance back into service, as far as it says that it is up."""
+        return render.instance(await self.registry.override(Resume(instance_id), self.origin))
 
 
 class InstanceHandler(Handler):
     """`GET /instances/{instance_id}`"""
 
-    @call()
+    @call(answer=InstanceShape, refusals=(404,))
     def get(self, instance_id: str) -> object:
         """Shows one instance, whatever its status."""
         self.take_index(self.registry.index())
@@ -61,25 +165,51 @@ class InstanceHandler(Handler):
 class ServiceHandler(Handler):
     """`GET /services/{service_name}`"""
 
-    @call()
-    def get(self, service_name: str) -> object:
-        """Lists the instances of a service that are up."""
+    @call(query=Wanted, answer=ServiceShape, refusals=(408, 429))
+    async def get(self, service_name: str, *, query: Wanted) -> object:
+        """Lists the instances of a service that are wanted: those that are up, unless the query says otherwise."""
         self.reader.rules.check("service_name", service_name)
+        registry, choice, seconds = self.registry, query.choice(), query.seconds()
+        least = query.least or 0
+
+        def is_due() -> bool:
+            return self._has_changed(query, service_name) and registry.count(service_name, choice) >= least
+
+        await self.wait_for(is_due, service_name, seconds)
         # The index first: should a lease end right now, the list is newer than it says, never older.
-        self.take_index(self.registry.index(service_name), etag=True)
-        return render.service(service_name, self.registry.up(service_name))
+        self.take_index(registry.index(service_name), etag=not choice.pick)
+        there = registry.count(service_name, choice)
+        if there < least:
+            raise TooFew(least, there)
+        return render.service(service_name, registry.choose(service_name, choice))
 
     head = get
+
+    def _has_changed(self, query: Changed, service_name: str) -> bool:
+        return query.index is None or query.index != self.registry.index(service_name)
 
 
 class ServicesHandler(Handler):
     """`GET /services`"""
 
-    @call()
-    def get(self) -> object:
+    @call(query=Changed, answer=ServicesShape, refusals=(429,))
+    async def get(self, *, query: Changed) -> object:
         """Lists the services."""
+        await self.wait_for(lambda: query.index != self.registry.index(), None, query.seconds())
         self.take_index(self.registry.index(), etag=True)
         return render.services(self.registry.services())
+
+    head = get
+
+
+class ExplainHandler(Handler):
+    """`GET /explain/{instance_id or service_name}`"""
+
+    @call(answer=ExplanationShape)
+    def get(self, subject: str) -> object:
+        """Tells why an instance, or each instance of a service, is handed out or not."""
+        self.take_index(self.registry.index())
+        return render.explanation(subject, self.registry.stories(subject))
 
     head = get
 
@@ -87,7 +217,7 @@ class ServicesHandler(Handler):
 class StatusHandler(Handler):
     """`GET /status`"""
 
-    @call()
+    @call(answer=StatusShape)
     def get(self) -> object:
         """Tells how the registry is."""
         daemon = self.daemon
@@ -95,25 +225,21 @@ class StatusHandler(Handler):
         stalls, stalled_seconds = daemon.stalls()
         reasons = daemon.reasons()
         self.take_index(index)
-        status: dict[str, Any] = {"status": "degraded", "reasons": reasons} if reasons else {"status": "ok"}
-        return status | {
-            "version": daemon.version,
-            "started_at": render.timestamp(daemon.started_wall),
-            "uptime_seconds": round(daemon.uptime(), 3),
-            "services": tally.services,
-            "instances": tally.instances,
-            "watchers": 0,
-            "index": index,
-            "heartbeat_timeout": daemon.heartbeat_timeout,
-            "cleanup_interval": daemon.cleanup_interval,
-            "store": {"kind": daemon.store_kind},
-            "leases": {
-                "renewed": tally.renewed,
-                "expired": tally.expired,
-                "stalls": stalls,
-                "stalled_seconds": round(stalled_seconds, 3),
-            },
-        }
+        return StatusShape(
+            status="degraded" if reasons else "ok",
+            reasons=reasons or UNSET,
+            version=daemon.version,
+            started_at=render.timestamp(daemon.started_wall),
+            uptime_seconds=round(daemon.uptime(), 3),
+            services=tally.services,
+            instances=tally.instances,
+            watchers=tally.watchers,
+            index=index,
+            heartbeat_timeout=daemon.heartbeat_timeout,
+            cleanup_interval=daemon.cleanup_interval,
+            store=StoreShape(daemon.store_kind),
+            leases=LeasesShape(tally.renewed, tally.expired, stalls, round(stalled_seconds, 3)),
+        )
 
     head = get
 
@@ -121,7 +247,7 @@ class StatusHandler(Handler):
 class LivezHandler(Handler):
     """`GET /livez`"""
 
-    @call()
+    @call(media_type="text/plain")
     def get(self) -> object:
         """Answers, which is all there is to prove."""
         return "ok\n"
@@ -132,7 +258,7 @@ class LivezHandler(Handler):
 class ReadyzHandler(Handler):
     """`GET /readyz`"""
 
-    @call()
+    @call(refusals=(503,), media_type="text/plain")
     def get(self) -> object:
         """Answers while everything that serving needs is there."""
         unready = self.daemon.unready()
@@ -145,15 +271,20 @@ class ReadyzHandler(Handler):
 
 def routes(context: Context) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Every path of this face, for an Application."""
-    paths: list[tuple[str, type[Handler]]] = [
-        (r"/register/?", RegisterHandler),
-        (r"/heartbeat/([^/]+)/?", HeartbeatHandler),
-        (r"/deregister/([^/]+)/?", DeregisterHandler),
-        (r"/services/?", ServicesHandler),
-        (r"/services/([^/]+)/?", ServiceHandler),
-        (r"/instances/([^/]+)/?", InstanceHandler),
-        (r"/status/?", StatusHandler),
-        (r"/livez/?", LivezHandler),
-        (r"/readyz/?", ReadyzHandler),
+    given = {"context": context}
+    return [
+        (r"/register/?", RegisterHandler, given),
+        (r"/heartbeat/([^/]+)/?", HeartbeatHandler, given),
+        (r"/heartbeats/?", HeartbeatsHandler, given),
+        (r"/deregister/([^/]+)/?", DeregisterHandler, given),
+        (r"/drain/([^/]+)/?", WithdrawHandler, given | {"status": "draining"}),
+        (r"/maintenance/([^/]+)/?", WithdrawHandler, given | {"status": "maintenance"}),
+        (r"/resume/([^/]+)/?", ResumeHandler, given),
+        (r"/services/?", ServicesHandler, given),
+        (r"/services/([^/]+)/?", ServiceHandler, given),
+        (r"/instances/([^/]+)/?", InstanceHandler, given),
+        (r"/explain/([^/]+)/?", ExplainHandler, given),
+        (r"/status/?", StatusHandler, given),
+        (r"/livez/?", LivezHandler, given),
+        (r"/readyz/?", ReadyzHandler, given),
     ]
-    return [(path, handler, {"context": context}) for path, handler in paths]

@@ -1,9 +1,14 @@
-"""The asyncio shell of the client: sends what the session says, and waits as long as it says, in a task of its own."""
+"""The asyncio shell of the client: sends what the session says, and waits as long as it says, in a task of its own.
+
+The task does everything, from the first request to the farewell, so that whoever waits for it may be cancelled at any
+time without anything being left half done.
+"""
 
 import asyncio
 import logging
 import os
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,22 +19,22 @@ from registryd.client.session import Phase, RegistrationRefused, Request, Sessio
 logger = logging.getLogger("registryd.client")
 
 DEFAULT_URL = "http://localhost:8006"
-#: Seconds that an answer may take: a registry answers in milliseconds or not at all.
-TIMEOUT = 3.0
 #: How Tornado's client says that there was no answer: the connection's error, its own, or that the URL is none.
 _NO_ANSWER = (HTTPClientError, OSError, ValueError)
+#: Statuses of a farewell after which there is nothing left of us: done, forgotten, or taken over.
+_GONE = {200, 404, 409}
 
-#: What `register_service` has registered.
 _current: list["Registration"] = []
 
 
 class Registration:
-    """An instance that is kept registered until `stop`. Made by `register_service`."""
+    """An instance that is kept registered until `stop`. Made by `register_service`, in its event loop."""
 
     def __init__(self, session: Session, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
+        self.loop = asyncio.get_running_loop()
         self._session = session
         self._sleep = sleep
-        self._http = AsyncHTTPClient(force_instance=True)
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_troubled = False
 
@@ -46,73 +51,104 @@ class Registration:
     async def start(self) -> None:
         """Registers and goes on to send heartbeats in the background. Where the registry cannot be reached it
         returns all the same, and the background keeps trying. Raises RegistrationRefused."""
+        first_try: asyncio.Future[None] = self.loop.create_future()
+        name = f"registryd heartbeat {self.instance_id}"
+        self._task = asyncio.create_task(self._keep_registered(first_try), name=name)
         try:
-            await self._talk()
-        except BaseException:
-            self._http.close()
+            await asyncio.shield(first_try)
+        except asyncio.CancelledError:
+            self._stopping.set()  # the task ends by itself, and takes back what it has sent
             raise
-        self._task = asyncio.create_task(self._keep_registered(), name=f"registryd heartbeat {self.instance_id}")
 
     async def stop(self) -> None:
         """Stops the heartbeats and deregisters. Never fails: where the registry cannot be reached, the lease ends."""
-        if self._task is None:
-            return
-        task, self._task = self._task, None
-        # It has ended where the id was taken over, or where an event loop has ended under it: no one to say goodbye.
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await self._say_goodbye()
-        self._http.close()
+        self._stopping.set()
+        if self._task is not None:
+            await asyncio.wait({self._task})
 
-    async def _say_goodbye(self) -> None:
+    async def _keep_registered(self, first_try: asyncio.Future[None]) -> None:
+        http = AsyncHTTPClient(force_instance=True)
         try:
-            await self._send(self._session.farewell())
-        except _NO_ANSWER as error:
-            logger.warning("could not deregister instance=%s: %s; its lease will end", self.instance_id, error)
-
-    async def _keep_registered(self) -> None:
-        while self._session.phase is not Phase.TAKEN_OVER:
-            await self._sleep(self._session.wait)
             try:
-                await self._talk()
+                await self._talk(http)
+                first_try.set_result(None)
+            except RegistrationRefused as error:
+                first_try.set_exception(error)
+                return
+            await self._send_heartbeats(http)
+            if self._session.phase is not Phase.TAKEN_OVER:
+                await self._say_goodbye(http)
+        finally:
+            if not first_try.done():
+                first_try.cancel()
+            http.close()
+
+    async def _send_heartbeats(self, http: AsyncHTTPClient) -> None:
+        while not await self._is_stopping_within(self._session.wait):
+            try:
+                await self._talk(http)
             except RegistrationRefused as error:
                 self._say_once("%s", error)
             except Exception:  # whatever it is, it must not end the heartbeats
                 logger.exception("heartbeat failed instance=%s", self.instance_id)
                 self._session.failed()
-        logger.warning("another process has taken over instance=%s: no more heartbeats", self.instance_id)
+            if self._session.phase is Phase.TAKEN_OVER:
+                logger.warning("another process has taken over instance=%s: no more heartbeats", self.instance_id)
+                return
 
-    async def _talk(self) -> None:
+    async def _is_stopping_within(self, seconds: float) -> bool:
+        sleeping = asyncio.ensure_future(self._sleep(seconds))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            stopping.cancel()
+        return self._stopping.is_set()
+
+    async def _talk(self, http: AsyncHTTPClient) -> None:
         """Sends the next request and takes its answer. Raises RegistrationRefused."""
-        session, url, phase = self._session, self._session.url, self._session.phase
+        session, url, phase = self._session, _without_secret(self._session.url), self._session.phase
         request = session.next_request()
         try:
-            status, body = await self._send(request)
+            status, body = await self._send(http, request)
         except _NO_ANSWER as error:
             session.failed()
             self._say_once("no answer from the registry at %s: %s; trying again", url, error)
             return
         if not session.answered(status, body):
-            self._say_once("the registry at %s answers %s with %d; trying again", url, request.url, status)
+            what = f"{request.method} {request.url.removeprefix(session.url)}"
+            self._say_once("the registry at %s answers %d to %s; trying again", url, status, _without_secret(what))
             return
         if session.phase is Phase.OUT:
             logger.info("the registry at %s has forgotten instance=%s; registering again", url, self.instance_id)
-        elif phase is Phase.OUT or self._is_troubled:
+        elif session.phase is Phase.IN and (phase is Phase.OUT or self._is_troubled):
             logger.info("registered instance=%s at %s", self.instance_id, url)
         self._is_troubled = False
 
-    async def _send(self, request: Request) -> tuple[int, bytes]:
-        response = await self._http.fetch(
+    async def _say_goodbye(self, http: AsyncHTTPClient) -> None:
+        try:
+            status, _ = await self._send(http, self._session.farewell())
+            trouble = "" if status in _GONE else f"the registry answers {status}"
+        except _NO_ANSWER as error:
+            trouble = str(error)
+        if trouble and self._session.was_in:
+            logger.warning("could not deregister instance=%s: %s; its lease will end", self.instance_id, trouble)
+
+    async def _send(self, http: AsyncHTTPClient, request: Request) -> tuple[int, bytes]:
+        fetching = http.fetch(
             request.url,
             method=request.method,
             body=request.body if request.method == "POST" else None,
             headers={"Content-Type": "application/json"},
-            connect_timeout=TIMEOUT,
-            request_timeout=TIMEOUT,
+            connect_timeout=self._session.timeout,
+            request_timeout=self._session.timeout,
             follow_redirects=False,
             raise_error=False,
         )
+        # Should an event loop end under us, Tornado must not find its future cancelled, nor nobody to hear its error.
+        fetching.add_done_callback(lambda future: future.cancelled() or future.exception())
+        response = await asyncio.shield(fetching)
         return response.code, response.body
 
     def _say_once(self, message: str, *args: object) -> None:
@@ -161,12 +197,20 @@ async def register_service(
 
 
 async def deregister_service() -> None:
-    """Takes everything that `register_service` has registered off the list again. Never fails."""
-    while _current:
-        await _current.pop().stop()
+    """Takes everything that `register_service` has registered in this event loop off the list again. Never fails."""
+    loop = asyncio.get_running_loop()
+    ours = [registration for registration in _current if registration.loop is loop]
+    # A loop that has ended took its heartbeats with it.
+    _current[:] = [other for other in _current if other.loop is not loop and not other.loop.is_closed()]
+    await asyncio.gather(*(registration.stop() for registration in ours))
 
 
 def registry_urls(environ: Mapping[str, Any]) -> list[str]:
     """The registries that REGISTRY_URL names; the default where it names none."""
     urls = [url.strip() for url in str(environ.get("REGISTRY_URL", "")).split(",")]
     return [url for url in urls if url] or [DEFAULT_URL]
+
+
+def _without_secret(url: str) -> str:
+    """A URL as it may be shown: without user and password."""
+    return re.sub(r"//[^/?#]*@", "//", url)

@@ -4,6 +4,7 @@ A shell asks for `next_request`, sends it, tells what came of it (`answered` or 
 """
 
 import json
+import math
 import random
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,11 @@ from urllib.parse import quote
 
 from registryd.core.errors import RegistrydError, StaleGeneration, UnknownInstance
 
-#: Seconds before the second try when the registry cannot be reached; doubled from try to try.
+#: Seconds before the second try when the registry cannot be reached; doubled from try to try, up to the longest.
 FIRST_RETRY = 0.5
+LONGEST_RETRY = 30.0
+#: Seconds that an answer may take: a registry answers in milliseconds or not at all. Less where the lease is short.
+LONGEST_ANSWER = 3.0
 #: The lease in seconds that is reckoned with until the registry has told one.
 ASSUMED_TTL = 30.0
 #: Statuses that the same request would get again.
@@ -37,7 +41,9 @@ class Phase(Enum):
     OUT = "out"
     #: Registered: the next request is a heartbeat.
     IN = "in"
-    #: Another process has taken the instance_id over, which the caller had chosen: there is nothing left to do.
+    #: Our heartbeat is for an old life of the id: the next request asks whose the new one is.
+    DISPUTED = "disputed"
+    #: Another process has taken over the instance_id, which the caller had chosen: there is nothing left to do.
     TAKEN_OVER = "taken over"
 
 
@@ -58,14 +64,16 @@ class Session:
 
     def __init__(self, urls: Sequence[str], instance: Mapping[str, Any], dice: random.Random) -> None:
         self._urls = [url.rstrip("/") for url in urls]
-        self._id_is_ours = instance.get("instance_id") is None
         self._instance = {name: value for name, value in instance.items() if value is not None}
         self._instance.setdefault("instance_id", str(uuid.UUID(int=dice.getrandbits(128), version=4)))
+        self._body = json.dumps(self._instance).encode()
         self._dice = dice
-        self._ttl = float(self._instance.get("ttl", ASSUMED_TTL))
+        self._ttl = _ttl_of(self._instance) or ASSUMED_TTL
         self._generation: int | None = None
         self._failures = 0
         self.phase = Phase.OUT
+        #: Whether any registry has ever confirmed the registration.
+        self.was_in = False
         #: Seconds to wait before the next request.
         self.wait = 0.0
 
@@ -79,30 +87,34 @@ class Session:
         """The registry that is spoken to."""
         return self._urls[0]
 
+    @property
+    def timeout(self) -> float:
+        """Seconds that an answer may take."""
+        return min(LONGEST_ANSWER, max(self._ttl / 3, FIRST_RETRY))
+
     def next_request(self) -> Request:
-        """The request to send now: a registration, or a heartbeat."""
+        """The request to send now."""
         if self.phase is Phase.OUT:
-            return Request("POST", f"{self.url}/register", json.dumps(self._instance).encode())
-        return Request("POST", f"{self.url}/heartbeat/{self._path_and_generation()}", b"")
+            return Request("POST", f"{self.url}/register", self._body)
+        if self.phase is Phase.DISPUTED:
+            return Request("GET", f"{self.url}/instances/{self._path()}", b"")
+        return Request("POST", f"{self.url}/heartbeat/{self._path()}{self._query()}", b"")
 
     def farewell(self) -> Request:
         """The request that ends the registration."""
-        return Request("DELETE", f"{self.url}/deregister/{self._path_and_generation()}", b"")
+        return Request("DELETE", f"{self.url}/deregister/{self._path()}{self._query()}", b"")
 
     def answered(self, status: int, body: bytes) -> bool:
         """Takes the answer to `next_request`; gives back whether it makes sense. Raises RegistrationRefused."""
         answer = _json_object(body)
         code = answer.get("code")
-        if status == 200 and "ttl" in answer:
-            self._is_in(answer)
-        elif self.phase is Phase.IN and code == UnknownInstance.code:
+        if status == 200 and _ttl_of(answer) is not None:
+            self._take(answer)
+        elif self.phase is not Phase.OUT and code == UnknownInstance.code:
             self._is_out()
         elif self.phase is Phase.IN and code == StaleGeneration.code:
-            # Nobody else knows an id that we made up: a registration of ours must have arrived twice.
-            if self._id_is_ours:
-                self._is_out()
-            else:
-                self.phase = Phase.TAKEN_OVER
+            self.phase = Phase.DISPUTED
+            self.wait = 0.0
         else:
             self.failed()
             if code is not None and status in _HOPELESS:
@@ -112,33 +124,53 @@ class Session:
 
     def failed(self) -> None:
         """Takes note that there was no answer, or none that makes sense: back off, and try the next registry."""
+        longest = max(FIRST_RETRY, min(LONGEST_RETRY, self._ttl / 3))
+        self.wait = min(longest, FIRST_RETRY * 2 ** min(self._failures, 16)) * self._dice.uniform(0.5, 1.0)
         self._failures += 1
-        longest = self._ttl / 3
-        self.wait = min(longest, FIRST_RETRY * 2 ** min(self._failures - 1, 16)) * self._dice.uniform(0.5, 1.0)
-        self._urls.append(self._urls.pop(0))
+        if len(self._urls) > 1:
+            self._urls.append(self._urls.pop(0))
+            self._is_out(self.wait)  # what one registry has said means nothing to another
 
-    def _is_in(self, answer: Mapping[str, Any]) -> None:
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        if self.phase is Phase.DISPUTED:
+            # A registration of ours may have arrived twice, the first one late. Then the new life is ours as well.
+            same = all(answer.get(name) == self._instance[name] for name in ("service_name", "base_url"))
+            self.phase = Phase.OUT if same else Phase.TAKEN_OVER
+            self._generation = None
+            return
+        self._ttl = _ttl_of(answer) or self._ttl
+        generation = answer.get("generation", self._generation)
+        self._generation = generation if isinstance(generation, int) else None
         self.phase = Phase.IN
+        self.was_in = True
         self._failures = 0
-        self._ttl = float(answer["ttl"])
-        self._generation = answer.get("generation", self._generation)
         # A third of the lease: two heartbeats may be lost. The jitter keeps a thousand copies from beating as one.
         self.wait = self._ttl / 3 * self._dice.uniform(0.9, 1.1)
 
-    def _is_out(self) -> None:
+    def _is_out(self, wait: float = 0.0) -> None:
         self.phase = Phase.OUT
         self._generation = None
-        self.wait = 0.0
+        self.wait = wait
 
-    def _path_and_generation(self) -> str:
-        query = "" if self._generation is None else f"?generation={self._generation}"
-        return quote(self.instance_id, safe="") + query
+    def _path(self) -> str:
+        return quote(self.instance_id, safe="")
+
+    def _query(self) -> str:
+        return "" if self._generation is None else f"?generation={self._generation}"
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a body; an empty one where there is something else, such as a proxy's page."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _ttl_of(answer: Mapping[str, Any]) -> float | None:
+    """The length of lease in an answer, where there is one that can be."""
+    ttl = answer.get("ttl")
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+        return None
+    return float(ttl) if 1 <= ttl < math.inf else None

@@ -7,7 +7,11 @@ RegistrydError
 └── LimitReached        one more would be over a limit of this registry
 """
 
-__all__ = ["InvalidInput", "LimitReached", "RegistrydError", "StaleGeneration", "UnknownInstance"]
+__all__ = ["ECHO", "InvalidInput", "LimitReached", "RegistrydError", "StaleGeneration", "UnknownInstance"]
+
+
+#: How much of what was sent a refusal repeats.
+ECHO = 64
 
 
 class RegistrydError(Exception):
@@ -33,8 +37,8 @@ class UnknownInstance(RegistrydError):
     code = "unknown_instance"
 
     def __init__(self, instance_id: str) -> None:
-        super().__init__(f"no instance {instance_id!r} is registered, or its lease has ended; register it again")
-        self.instance_id = instance_id
+        shown = instance_id[:ECHO]
+        super().__init__(f"no instance {shown!r} is registered, or its lease has ended; register it again")
 
 
 class StaleGeneration(RegistrydError):
@@ -50,10 +54,6 @@ class StaleGeneration(RegistrydError):
 
 
 class LimitReached(RegistrydError):
-    """One more would be over a limit of this registry; `limit` is the setting's name."""
+    """One more would be over a limit of this registry."""
 
     code = "limit_reached"
-
-    def __init__(self, limit: str, detail: str) -> None:
-        super().__init__(detail)
-        self.limit = limit

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from registryd.core.model import Instance
+from registryd.core.model import Instance, Override, Status
 
 
 class _Link(Struct, gc=False, eq=False, kw_only=True):
@@ -35,7 +35,7 @@ class _Queue(_Link, gc=False, eq=False):
             link = link.after
 
 
-class Lease(_Link, gc=False, eq=False):
+class Lease(_Link, gc=False, eq=False, kw_only=True):
     """An instance and how long it still counts as alive. The only thing here that changes in place."""
 
     instance: Instance
@@ -43,6 +43,11 @@ class Lease(_Link, gc=False, eq=False):
     last_heartbeat: int
     #: On the lease clock, in seconds. The instance is listed before this moment and not from it on.
     expires_at: float
+    override: Override | None = None
+    #: The effective status: what the instance reports, unless there is an override.
+    status: Status = "up"
+    #: When a reader was last given it: wall clock, whole seconds since 1970; 0: never.
+    handed_out_at: int = 0
     #: Where it stands in line; belongs to Leases.
     queue: _Queue
 

@@ -30,6 +30,10 @@ class Limits:
     version_length: int = _limit(64, "characters in a version")
     zone_length: int = _limit(64, "characters in a zone")
     weight: int = _limit(65535, "weight of an instance")
+    reason_length: int = _limit(256, "characters in the reason of an override")
+    override_seconds: int = _limit(31_536_000, "seconds for which an override is laid")
+    heartbeat_ids: int = _limit(10_000, "instance_ids in one POST /heartbeats")
+    watchers: int = _limit(20_000, "watchers, and readers who wait")
     instances: int = _limit(2_000_000, "instances in all")
     instances_per_service: int = _limit(100_000, "instances of one service")
 

@@ -11,7 +11,10 @@ from msgspec import Struct
 
 from registryd.core.errors import InvalidInput
 
+#: What an instance says about itself; what an operator lays over it; and what a reader sees.
 ReportedStatus = Literal["up", "starting", "down"]
+OverrideStatus = Literal["draining", "maintenance"]
+Status = Literal["up", "starting", "down", "draining", "maintenance"]
 ChangeKind = Literal["registered", "updated", "deregistered", "expired"]
 
 
@@ -37,6 +40,28 @@ class Instance(Struct, frozen=True, gc=False, kw_only=True):
     weight: int
     #: 1 for the first registration under an id, one more for each that takes it over.
     generation: int
+
+
+class Override(Struct, frozen=True, gc=False):
+    """What an operator lays over the status that an instance reports. It wins, and outlives the registration."""
+
+    status: OverrideStatus
+    reason: str
+    #: Wall clock, whole seconds since 1970.
+    since: int
+    #: Its end: wall clock for people, and the moment itself on the lease clock. None: when it is taken off.
+    until: int | None = None
+    ends_at: float | None = None
+
+
+class Origin(NamedTuple):
+    """Who asked for a change: for the history."""
+
+    address: str = ""
+    user_agent: str = ""
+
+
+NOBODY = Origin()
 
 
 class Register(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +109,22 @@ class Deregister(Struct, frozen=True):
     generation: int | None = None
 
 
-Command = Register | Update | Deregister
+class SetOverride(Struct, frozen=True):
+    """Asks for an override to be laid over an instance, in place of one that is there; `seconds` is its length."""
+
+    instance_id: str
+    status: OverrideStatus
+    reason: str = ""
+    seconds: float | None = None
+
+
+class Resume(Struct, frozen=True):
+    """Asks for the override of an instance to be taken off."""
+
+    instance_id: str
+
+
+Command = Register | Update | Deregister | SetOverride | Resume
 
 
 class Change(Struct, frozen=True, gc=False, kw_only=True):
@@ -99,8 +139,24 @@ class Change(Struct, frozen=True, gc=False, kw_only=True):
     last_heartbeat: int
     #: Why, for people: ends up in the log.
     reason: str
+    #: When it was decided: wall clock, whole seconds since 1970.
+    at: int
+    override: Override | None = None
+    origin: Origin = NOBODY
+    #: Whether an instance has told this about itself along with a heartbeat.
+    is_report: bool = False
     #: 0 until the store has handed out a number.
     index: int = 0
+
+    @property
+    def status(self) -> Status:
+        """The effective status afterwards (or as it was)."""
+        return effective_status(self.instance, self.override)
+
+
+def effective_status(instance: Instance, override: Override | None) -> Status:
+    """What a reader sees: the override wins."""
+    return instance.status if override is None else override.status
 
 
 class Endpoint(NamedTuple):
@@ -119,7 +175,16 @@ _URL = re.compile(
     r"(?::(?P<port>[^/?]*))?"
     r"(?P<path>[/?].*)?"
 )
-_BLANK_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+# White space, control characters, and those that turn or hide text: a URL is read by people, too.
+_UNSAFE = r"\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+#: All of that in one regular expression, for descriptions; it takes any text for an IPv6 address that looks like one.
+BASE_URL = (
+    r"^[A-Za-z][A-Za-z0-9+.-]*://"
+    rf"(\[[0-9A-Fa-f:.]+\]|[^{_UNSAFE}\\\[\]:/?#@]+)"
+    r"(:(|[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+    rf"([/?][^{_UNSAFE}\\#]*)?$"
+)
+_BLANK_OR_CONTROL = re.compile(f"[{_UNSAFE}]")
 
 
 def parse_base_url(url: str) -> Endpoint:

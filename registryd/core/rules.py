@@ -2,14 +2,14 @@
 JSON Schema, which msgspec makes from it) for descriptions of the interface.
 """
 
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from registryd.core.errors import InvalidInput
+from registryd.core.errors import ECHO, InvalidInput
 from registryd.core.limits import Limits, flag_of
-from registryd.core.model import ReportedStatus
+from registryd.core.model import BASE_URL, ReportedStatus
 
 S = TypeVar("S", bound=Struct)
 
@@ -17,6 +17,8 @@ S = TypeVar("S", bound=Struct)
 _SERVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"
 # Not "." and "..": every URL library takes them out of a path, so nobody could send a heartbeat for them.
 _INSTANCE_ID = r'^(?!\.{1,2}\Z)((?![/?#%"\\])[!-~])+\Z'
+_STATUS = "(up|starting|down|draining|maintenance)"
+_STATUSES = rf"^(any|{_STATUS}(,{_STATUS})*)\Z"
 
 
 class Rule(NamedTuple):
@@ -43,14 +45,23 @@ class Rulebook:
         try:
             msgspec.convert(value, rule.type)
         except msgspec.ValidationError:
-            raise InvalidInput(field, f"{field} {value!r} is not allowed; send {rule.words}") from None
+            raise InvalidInput(field, f"{field} {value[:ECHO]!r} is not allowed; send {rule.words}") from None
+
+    def schema(self, field: str) -> dict[str, Any]:
+        """The rule of a field as JSON Schema."""
+        return msgspec.json.schema(self._rules[field].type)
 
     def constrain(self, struct: type[S]) -> type[S]:
         """A subclass of `struct` whose fields take only what the rules allow, and None where `struct` takes it."""
         fields: list[Any] = []
         for part in msgspec.structs.fields(struct):
             rule = self._rules[part.name]
-            fields.append((part.name, rule.type) if part.required else (part.name, rule.type | None, part.default))
+            if part.required:
+                fields.append((part.name, rule.type, msgspec.field(name=part.encode_name)))
+            elif part.default is None:
+                fields.append((part.name, rule.type | None, msgspec.field(name=part.encode_name, default=None)))
+            else:
+                fields.append((part.name, rule.type, msgspec.field(name=part.encode_name, default=part.default)))
         narrowed = msgspec.defstruct(
             struct.__name__, fields, bases=(struct,), frozen=True, kw_only=True, forbid_unknown_fields=True
         )
@@ -65,7 +76,14 @@ def _rules(limits: Limits) -> dict[str, Rule]:
         "instance_id": _text(
             limits, "instance_id_length", 'printable ASCII characters, none of space / ? # % " \\', _INSTANCE_ID
         ),
-        "base_url": _text(limits, "base_url_length", "characters, an absolute URL like http://10.0.0.5:8000", r"."),
+        "base_url": Rule(
+            Annotated[
+                str,
+                Meta(min_length=1, max_length=limits.base_url_length, extra_json_schema={"pattern": BASE_URL}),
+            ],
+            f"an absolute URL of up to {limits.base_url_length} characters, like http://10.0.0.5:8000 "
+            f"({flag_of('base_url_length')})",
+        ),
         "version": _text(limits, "version_length", "characters"),
         "zone": _text(limits, "zone_length", "characters"),
         "ttl": _number(limits, float, "ttl_seconds", 1, "a number of seconds"),
@@ -74,6 +92,27 @@ def _rules(limits: Limits) -> dict[str, Rule]:
         "metadata": _metadata(limits),
         "tags": _tags(limits),
         "generation": Rule(Annotated[int, Meta(ge=1, lt=2**53)], "a positive integer"),
+        "reason": _text(limits, "reason_length", "characters"),
+        "seconds": _number(limits, float, "override_seconds", 0.001, "a number of seconds"),
+        "instance_ids": Rule(
+            Annotated[list[str], Meta(max_length=limits.heartbeat_ids)],
+            f"an array of up to {limits.heartbeat_ids} strings ({flag_of('heartbeat_ids')})",
+        ),
+        "statuses": Rule(
+            Annotated[str, Meta(pattern=_STATUSES)], "any, or a list of up, starting, down, draining, maintenance"
+        ),
+        "tag": _tags(limits),
+        "services": Rule(tuple[Annotated[str, Meta(pattern=_SERVICE_NAME)], ...], "names of services"),
+        "near": _text(limits, "zone_length", "characters"),
+        "meta": _metadata(limits),
+        "limit": Rule(Annotated[int, Meta(ge=1, lt=2**53)], "a positive integer"),
+        "pick": Rule(Literal[1], "1"),
+        "index": Rule(Annotated[int, Meta(ge=0, lt=2**53)], "the Registry-Index of an earlier answer, an integer"),
+        "least": Rule(Annotated[int, Meta(ge=0, lt=2**53)], "an integer from 0 on"),
+        "wait": Rule(
+            Annotated[str, Meta(max_length=64)],
+            "a time of up to 10m, like 30s, 1m30s, 500ms or plain seconds",
+        ),
     }
 
 
@@ -83,7 +122,7 @@ def _text(limits: Limits, limit: str, what: str, pattern: str | None = None) -> 
     return Rule(Annotated[str, meta], f"{least} to {most} {what} ({flag_of(limit)})")
 
 
-def _number(limits: Limits, kind: type, limit: str, least: int, what: str) -> Rule:
+def _number(limits: Limits, kind: type, limit: str, least: float, what: str) -> Rule:
     most = getattr(limits, limit)
     return Rule(Annotated[kind, Meta(ge=least, le=most)], f"{what} from {least} to {most} ({flag_of(limit)})")
 

@@ -5,8 +5,9 @@ store, which takes time, and meanwhile leases may be renewed and may end. So `co
 vanished in between can no longer be updated or deregistered. It leaves such changes out and never fails.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+import heapq
+import math
+from collections.abc import Collection, Iterable
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +15,23 @@ from msgspec import Struct
 from registryd.core.errors import LimitReached, StaleGeneration, UnknownInstance
 from registryd.core.leases import Lease, Leases
 from registryd.core.limits import Limits, flag_of
-from registryd.core.model import Change, Command, Deregister, Instance, Register, Report, Update
+from registryd.core.model import (
+    NOBODY,
+    Change,
+    ChangeKind,
+    Command,
+    Deregister,
+    Instance,
+    Origin,
+    Override,
+    Register,
+    Report,
+    Resume,
+    SetOverride,
+    Update,
+    effective_status,
+)
+from registryd.core.past import Past
 
 
 class ServiceCount(Struct, frozen=True):
@@ -36,11 +53,18 @@ class State:
         self._services: dict[str, dict[str, Lease]] = {}
         #: How many instances of each service are up; the same keys as _services.
         self._up: dict[str, int] = {}
+        #: Heap of (lease clock, instance id) at which an override ends, as far as it is still there.
+        self._override_ends: list[tuple[float, str]] = []
+        self._past = Past()
 
     # Questions. They answer from what is there: call `ended` and commit it first.
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    def find(self, instance_id: str) -> Lease | None:
+        """The lease of one instance, or None."""
+        return self._leases.get(instance_id)
 
     def lease(self, instance_id: str, generation: int | None = None) -> Lease:
         """The lease of one instance. Raises UnknownInstance, or StaleGeneration where `generation` is not its own."""
@@ -51,12 +75,13 @@ class State:
             raise StaleGeneration(instance_id, generation, lease.instance.generation)
         return lease
 
-    def up(self, service_name: str) -> list[Lease]:
-        """The leases of a service's instances that are up, in order of registration; none for an unknown service."""
-        leases = self._services.get(service_name)
-        if leases is None:
-            return []
-        return [lease for lease in leases.values() if lease.instance.status == "up"]
+    def leases(self, service_name: str) -> Collection[Lease]:
+        """The leases of a service's instances, in order of registration; none for an unknown service."""
+        return self._services.get(service_name, {}).values()
+
+    def all_leases(self) -> Iterable[Lease]:
+        """The leases of all instances."""
+        return iter(self._leases)
 
     def services(self) -> dict[str, ServiceCount]:
         """Every service that has an instance, by name."""
@@ -67,8 +92,9 @@ class State:
         return len(self._services)
 
     def next_end(self) -> float:
-        """A moment before which no lease ends; infinity where there is none."""
-        return self._leases.next_end()
+        """A moment before which no lease and no override ends; infinity where there is none."""
+        override_end = self._override_ends[0][0] if self._override_ends else math.inf
+        return min(self._leases.next_end(), override_end)
 
     # A heartbeat changes nothing that anyone has to be told of, so it needs no decision.
 
@@ -78,31 +104,39 @@ class State:
 
     # The door.
 
-    def decide(self, command: Command, wall: int) -> tuple[Change, ...]:
+    def decide(self, command: Command, now: float, wall: int, origin: Origin = NOBODY) -> tuple[Change, ...]:
         """What this command changes; nothing where all is as it should be. Raises a RegistrydError to refuse it."""
         match command:
             case Register():
-                return self._decide_register(command, wall)
+                return self._decide_register(command, now, wall, origin)
             case Update():
-                return self._decide_update(command)
+                return self._decide_update(command, wall, origin)
             case Deregister():
                 lease = self.lease(command.instance_id, command.generation)
-                return (_gone("deregistered", lease, "its owner asked for it"),)
+                return (_change("deregistered", lease, "its owner asked for it", wall, origin),)
+            case SetOverride():
+                return self._decide_override(command, now, wall, origin)
+            case Resume():
+                return self._decide_resume(command, wall, origin)
 
-    def ended(self, now: float) -> tuple[Change, ...]:
-        """What the passing of time changes: an expiry for each lease that has ended."""
-        return tuple(
-            _gone("expired", lease, f"no heartbeat for {lease.instance.ttl:g} s") for lease in self._leases.ended(now)
-        )
+    def ended(self, now: float, wall: int) -> tuple[Change, ...]:
+        """What the passing of time changes: an expiry for each lease that has ended, an update for each override."""
+        expired = [
+            _change("expired", lease, f"no heartbeat for {lease.instance.ttl:g} s", wall)
+            for lease in self._leases.ended(now)
+        ]
+        return (*self._ended_overrides(now, wall), *expired)
 
     def commit(self, changes: Iterable[Change], now: float, wall: int) -> tuple[Change, ...]:
         """Makes changes that were decided true, all at once. Gives back those that have taken effect."""
-        return tuple(change for change in changes if self._apply(change, now, wall))
+        done = (self._apply(change, now, wall) for change in changes)
+        return tuple(change for change in done if change is not None)
 
-    def _decide_register(self, command: Register, wall: int) -> tuple[Change, ...]:
+    def _decide_register(self, command: Register, now: float, wall: int, origin: Origin) -> tuple[Change, ...]:
         assert command.instance_id is not None, "whoever sends the command gives the instance an id"
         taken_over = self._leases.get(command.instance_id)
         self._check_room(command.service_name, taken_over)
+        generation, override = self._last_life(command.instance_id, taken_over, now)
         instance = Instance(
             instance_id=command.instance_id,
             service_name=command.service_name,
@@ -115,21 +149,32 @@ class State:
             version=command.version or "",
             zone=command.zone or "",
             weight=1 if command.weight is None else command.weight,
-            generation=1 if taken_over is None else taken_over.instance.generation + 1,
+            generation=generation + 1,
         )
-        if taken_over is None:
-            return (_registered(instance, wall, "new"),)
-        registered = _registered(instance, wall, f"takes over generation {instance.generation - 1}")
-        if taken_over.instance.service_name == instance.service_name:
+        reason = "new" if taken_over is None else f"takes over generation {generation}"
+        registered = Change(
+            kind="registered", instance=instance, last_heartbeat=wall, reason=reason, at=wall,
+            override=override, origin=origin,
+        )  # fmt: skip
+        if taken_over is None or taken_over.instance.service_name == instance.service_name:
             return (registered,)
-        return (_gone("deregistered", taken_over, f"its id moved to {instance.service_name}"), registered)
+        return (
+            _change("deregistered", taken_over, f"its id moved to {instance.service_name}", wall, origin),
+            registered,
+        )
+
+    def _last_life(self, instance_id: str, taken_over: Lease | None, now: float) -> tuple[int, Override | None]:
+        """The generation and the override that a registration under this id goes on from."""
+        if taken_over is not None:
+            return taken_over.instance.generation, taken_over.override
+        gone = self._past.get(instance_id, now)
+        return (0, None) if gone is None else (gone.generation, gone.override)
 
     def _check_room(self, service_name: str, taken_over: Lease | None) -> None:
         """Raises LimitReached where a registration would be one too many."""
         limits = self._limits
         if taken_over is None and len(self._leases) >= limits.instances:
             raise LimitReached(
-                "instances",
                 f"the registry is full: it holds {limits.instances} instances ({flag_of('instances')}); "
                 "deregister some, or raise the limit",
             )
@@ -137,46 +182,111 @@ class State:
             return
         if len(self._services.get(service_name, ())) >= limits.instances_per_service:
             raise LimitReached(
-                "instances_per_service",
                 f"service {service_name!r} is full: it has {limits.instances_per_service} instances "
                 f"({flag_of('instances_per_service')}); deregister some, or raise the limit",
             )
 
-    def _decide_update(self, command: Update) -> tuple[Change, ...]:
+    def _decide_update(self, command: Update, wall: int, origin: Origin) -> tuple[Change, ...]:
         lease = self.lease(command.instance_id, command.generation)
         instance = _with_report(lease.instance, command.report)
         if instance == lease.instance:
             return ()
-        reason = f"status {lease.instance.status} -> {instance.status}"
+        reason = f"reports {instance.status} after {lease.instance.status}"
         if instance.status == lease.instance.status:
-            reason = "weight or metadata"
-        return (Change(kind="updated", instance=instance, last_heartbeat=lease.last_heartbeat, reason=reason),)
+            reason = "reports weight or metadata"
+        change = _change("updated", lease, reason, wall, origin)
+        return (msgspec.structs.replace(change, instance=instance, is_report=True),)
 
-    def _apply(self, change: Change, now: float, wall: int) -> bool:
+    def _decide_override(self, command: SetOverride, now: float, wall: int, origin: Origin) -> tuple[Change, ...]:
+        lease = self.lease(command.instance_id)
+        if command.seconds is None:
+            override = Override(command.status, command.reason, wall)
+        else:
+            until = wall + math.ceil(command.seconds)
+            override = Override(command.status, command.reason, wall, until, now + command.seconds)
+        reason = f"{command.status}: {command.reason}" if command.reason else command.status
+        return (msgspec.structs.replace(_change("updated", lease, reason, wall, origin), override=override),)
+
+    def _decide_resume(self, command: Resume, wall: int, origin: Origin) -> tuple[Change, ...]:
+        lease = self.lease(command.instance_id)
+        if lease.override is None:
+            return ()
+        reason = f"{lease.override.status} is over: it was taken off"
+        return (msgspec.structs.replace(_change("updated", lease, reason, wall, origin), override=None),)
+
+    def _ended_overrides(self, now: float, wall: int) -> list[Change]:
+        """An update for each override that has ended, while its instance is there."""
+        changes: list[Change] = []
+        ended: list[tuple[float, str]] = []
+        while self._override_ends and self._override_ends[0][0] <= now:
+            ends_at, instance_id = heapq.heappop(self._override_ends)
+            lease = self._leases.get(instance_id)
+            if lease is None or lease.override is None or lease.override.ends_at != ends_at or lease.expires_at <= now:
+                continue
+            change = _change("updated", lease, f"{lease.override.status} is over: its time is up", wall)
+            changes.append(msgspec.structs.replace(change, override=None))
+            ended.append((ends_at, instance_id))
+        for end in ended:  # nothing has changed yet
+            heapq.heappush(self._override_ends, end)
+        return changes
+
+    def _watch_end(self, ends_at: float, instance_id: str) -> None:
+        heapq.heappush(self._override_ends, (ends_at, instance_id))
+        if len(self._override_ends) > 2 * len(self._leases) + 1000:  # most belong to overrides long replaced
+            self._override_ends = [
+                (lease.override.ends_at, lease.instance.instance_id)
+                for lease in self._leases
+                if lease.override is not None and lease.override.ends_at is not None
+            ]
+            heapq.heapify(self._override_ends)
+
+    def _apply(self, change: Change, now: float, wall: int) -> Change | None:
+        """Makes one change true; gives back what has taken effect of it, if anything."""
         instance = change.instance
         lease = self._leases.get(instance.instance_id)
+        if _has_ended(change.override, now) and change.kind in ("registered", "updated"):
+            change = msgspec.structs.replace(change, override=None)
         if change.kind == "registered":
-            if lease is not None and lease.instance.service_name != instance.service_name:
-                self._unlist(lease.instance)
-            self._list(self._leases.grant(instance, now, wall))
-            return True
+            if lease is not None:
+                self._unlist_if_moved(lease, instance)
+            self._start(change, now, wall)
+            return change
         if lease is None or lease.instance.generation != instance.generation:
-            return False
+            return None
         if change.kind == "expired":
-            self._remove(lease)
-            return True
-        if lease.expires_at <= now:
-            return False
+            self._remove(lease, now)
+            return change
         if change.kind == "deregistered":
-            self._remove(lease)
-            return True
-        self._up[instance.service_name] += (instance.status == "up") - (lease.instance.status == "up")
-        lease.instance = instance
-        return True
+            # Even where its lease has ended since the decision: nobody has been told of that yet, and now nobody is.
+            self._remove(lease, now)
+            return change
+        if lease.expires_at <= now:
+            return None
+        self._update(lease, change)
+        return change
 
-    def _remove(self, lease: Lease) -> None:
+    def _start(self, change: Change, now: float, wall: int) -> None:
+        lease = self._leases.grant(change.instance, now, wall)
+        self._list(lease)
+        self._update(lease, change)
+        self._past.forget(change.instance.instance_id)
+
+    def _update(self, lease: Lease, change: Change) -> None:
+        """Gives a lease its new instance and override."""
+        service_name = change.instance.service_name
+        self._up[service_name] -= lease.status == "up"
+        lease.instance = change.instance
+        if change.override is not lease.override:
+            lease.override = change.override
+            if change.override is not None and change.override.ends_at is not None:
+                self._watch_end(change.override.ends_at, change.instance.instance_id)
+        lease.status = effective_status(lease.instance, lease.override)
+        self._up[service_name] += lease.status == "up"
+
+    def _remove(self, lease: Lease, now: float) -> None:
         self._leases.drop(lease.instance.instance_id)
-        self._unlist(lease.instance)
+        self._unlist(lease)
+        self._past.add(lease.instance.instance_id, now, lease.instance.generation, lease.override)
 
     def _list(self, lease: Lease) -> None:
         """Puts a lease into its service, in place of one under the same id."""
@@ -184,16 +294,21 @@ class State:
         leases = self._services.setdefault(instance.service_name, {})
         old = leases.get(instance.instance_id)
         leases[instance.instance_id] = lease
-        was_up = old is not None and old.instance.status == "up"
-        self._up[instance.service_name] = self._up.get(instance.service_name, 0) + (instance.status == "up") - was_up
+        was_up = old is not None and old.status == "up"
+        self._up[instance.service_name] = self._up.get(instance.service_name, 0) + (lease.status == "up") - was_up
 
-    def _unlist(self, instance: Instance) -> None:
-        leases = self._services[instance.service_name]
-        del leases[instance.instance_id]
-        self._up[instance.service_name] -= instance.status == "up"
+    def _unlist_if_moved(self, lease: Lease, instance: Instance) -> None:
+        if lease.instance.service_name != instance.service_name:
+            self._unlist(lease)
+
+    def _unlist(self, lease: Lease) -> None:
+        service_name = lease.instance.service_name
+        leases = self._services[service_name]
+        del leases[lease.instance.instance_id]
+        self._up[service_name] -= lease.status == "up"
         if not leases:
-            del self._services[instance.service_name]
-            del self._up[instance.service_name]
+            del self._services[service_name]
+            del self._up[service_name]
 
     def check(self) -> None:
         """Raises AssertionError unless all that the comments say about the fields holds."""
@@ -202,19 +317,28 @@ class State:
         for name, leases in self._services.items():
             assert leases, "a service without instances is gone"
             assert all(lease.instance.service_name == name for lease in leases.values()), "listed under its service"
-            assert self._up[name] == sum(lease.instance.status == "up" for lease in leases.values()), "up is counted"
+            assert self._up[name] == sum(lease.status == "up" for lease in leases.values()), "up is counted"
             listed |= leases
         assert listed.keys() == {lease.instance.instance_id for lease in self._leases}, "listed if and only if leased"
         assert all(self._leases.get(instance_id) is lease for instance_id, lease in listed.items()), "the same lease"
         assert self._up.keys() == self._services.keys(), "every service is counted"
+        ends = set(self._override_ends)
+        for lease in listed.values():
+            assert lease.status == effective_status(lease.instance, lease.override), "the override wins"
+            if lease.override is not None and lease.override.ends_at is not None:
+                assert (lease.override.ends_at, lease.instance.instance_id) in ends, "the end of an override is watched"
 
 
-def _registered(instance: Instance, wall: int, reason: str) -> Change:
-    return Change(kind="registered", instance=instance, last_heartbeat=wall, reason=reason)
+def _change(kind: ChangeKind, lease: Lease, reason: str, wall: int, origin: Origin = NOBODY) -> Change:
+    """A change of what a lease is about, which otherwise is as it was."""
+    return Change(
+        kind=kind, instance=lease.instance, last_heartbeat=lease.last_heartbeat, reason=reason, at=wall,
+        override=lease.override, origin=origin,
+    )  # fmt: skip
 
 
-def _gone(kind: Literal["deregistered", "expired"], lease: Lease, reason: str) -> Change:
-    return Change(kind=kind, instance=lease.instance, last_heartbeat=lease.last_heartbeat, reason=reason)
+def _has_ended(override: Override | None, now: float) -> bool:
+    return override is not None and override.ends_at is not None and override.ends_at <= now
 
 
 def _with_report(instance: Instance, report: Report) -> Instance:

@@ -31,7 +31,7 @@ def refused(answer: Answer, status: int, code: str, field: str | None = None) ->
     ("body", "code", "detail"),
     [
         (b"", "missing_body", "the body is empty; send a JSON object with service_name, base_url"),
-        (b"nonsense", "invalid_json", "not JSON"),
+        (b"nonsense", "invalid_json", "the body is not JSON in UTF-8: JSON is malformed: invalid character (byte 4)"),
         (b"{", "invalid_json", "not JSON"),
         (b'{"service_name": "users", "base_url": "http://h"} x', "invalid_json", "not JSON"),
         (b'{"service_name": NaN}', "invalid_json", "not JSON"),
@@ -81,6 +81,8 @@ async def test_a_refusal_does_not_repeat_all_that_was_sent(api: Api) -> None:
     answer = await api.post("/register", GOOD | many)
 
     assert len(refused(answer, 400, "unknown_field", "x" * 64)) < 1000
+    for path in ("/services/", "/instances/", "/nothing/", "/explain/a/"):
+        assert len((await api.get(path + "z" * 5000)).body) < 1000
     answer = await api.get("/status?" + "y" * 5000)
     assert len(refused(answer, 400, "unknown_parameter", "y" * 64)) < 1000
 
@@ -181,7 +183,7 @@ async def test_a_parameter_that_does_not_exist_is_refused(api: Api, path: str) -
     await api.register(instance_id="users-1")
 
     detail = refused(await api.get(f"{path}?colour=blue"), 400, "unknown_parameter", "colour")
-    assert detail == "this call has no parameter 'colour'; it takes none"
+    assert detail.startswith("this call has no parameter 'colour'; it takes ")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "", "1.5", "%FF", "9" * 400])

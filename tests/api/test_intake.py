@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import Api
 from raw import Wire
-from support import RecordingStore, a_registration
+from support import RecordingStore, a_registration, up
 from tornado.httpserver import HTTPServer
 
 from registryd.api.context import UnderWay
@@ -231,7 +231,7 @@ async def test_a_client_that_leaves_before_its_answer_leaves_nothing_behind(
     store.release()
     await under_way.wait_until_none()
 
-    assert len(registry.up("users")) == 1, "it asked, so it is registered; the lease will tell"
+    assert len(up(registry, "users")) == 1, "it asked, so it is registered; the lease will tell"
 
 
 async def test_a_request_is_under_way_until_it_is_answered(
@@ -250,6 +250,41 @@ async def test_a_request_is_under_way_until_it_is_answered(
         assert (await wire.answer()).status == 200
         await waiting
         assert len(under_way) == 0
+
+
+async def test_an_answer_that_nobody_reads_is_not_kept_for_ever(
+    http_server: HTTPServer, under_way: UnderWay, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registryd.api.base.UNREAD_TIMEOUT", 0.05)
+    metadata = {str(n): "x" * 1000 for n in range(60)}
+    for n in range(200):
+        await registry.register(a_registration(instance_id=str(n), metadata=metadata))
+    async with Wire(http_server) as wire:
+        await wire.send(b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n")  # 12 MB, more than a socket holds
+        while not len(under_way):
+            await asyncio.sleep(0)
+        await under_way.wait_until_none()
+
+
+async def test_a_client_that_leaves_while_it_is_answered_leaves_nothing_behind(
+    http_server: HTTPServer, under_way: UnderWay, registry: Registry
+) -> None:
+    metadata = {str(n): "x" * 1000 for n in range(60)}
+    for n in range(200):
+        await registry.register(a_registration(instance_id=str(n), metadata=metadata))
+    async with Wire(http_server) as wire:
+        await wire.send(b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n")
+        while not len(under_way):
+            await asyncio.sleep(0)
+    await under_way.wait_until_none()
+
+
+async def test_the_absolute_form_is_taken_too(http_server: HTTPServer) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(b"GET http://h:1/livez HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await wire.answer()).body == b"ok\n"
+        await wire.send(b"GET HTTP://h HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await wire.answer()).status == 404
 
 
 async def test_pipelined_requests_are_answered_in_order(http_server: HTTPServer, registry: Registry) -> None:

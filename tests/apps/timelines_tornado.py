@@ -34,12 +34,12 @@ class Peer(RequestHandler):
 async def main() -> None:
     (sock,) = bind_sockets(0, "127.0.0.1")
     HTTPServer(Application([("/who", Who), ("/peer", Peer)])).add_socket(sock)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     base_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     registration = await register_service("timelines", base_url, ttl=float(sys.argv[1]))
     print(f"serving {base_url} as {registration.instance_id}", file=sys.stderr, flush=True)
 
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
     await deregister_service()
 

@@ -36,7 +36,7 @@ def filled(instances: int) -> tuple[State, list[str]]:
             base_url=f"http://10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:8000",
             instance_id=instance_id,
         )
-        state.commit(state.decide(command, WALL), time.monotonic(), WALL)
+        state.commit(state.decide(command, time.monotonic(), WALL), time.monotonic(), WALL)
     random.Random(7).shuffle(ids)
     return state, ids
 
@@ -93,7 +93,7 @@ def end_all(registry: Registry, state: State, instances: int) -> None:
     """The other extreme: every lease ends at once."""
     later = time.monotonic() + 2 * 86400  # further than any lease
     begun = time.perf_counter()
-    state.commit(state.ended(later), later, WALL)
+    state.commit(state.ended(later, WALL), later, WALL)
     took = (time.perf_counter() - begun) / instances * 1e6
     print(f"{instances:>10,}  {'sweep, per ended lease':<22} {took:>10.2f} {'':>12}")
     assert registry.tally().instances == 0

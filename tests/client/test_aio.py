@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from conftest import Api, ExpectLog
-from support import ManualClock, RecordingStore
+from support import ManualClock, RecordingStore, up
 from tornado.httpserver import HTTPServer
 
 from registryd.client import RegistrationRefused, deregister_service, register_service
-from registryd.client.aio import DEFAULT_URL, TIMEOUT, Registration, registry_urls
+from registryd.client.aio import DEFAULT_URL, Registration, _current, registry_urls
 from registryd.client.session import Session
 from registryd.core.model import Deregister, Register
 from registryd.registry import Registry
@@ -53,8 +53,6 @@ def pace(io_loop: Any) -> Pace:
 
 @pytest.fixture
 def no_registrations() -> Iterator[None]:
-    from registryd.client.aio import _current
-
     yield
     assert not _current
 
@@ -69,13 +67,13 @@ async def test_the_seeds_use(
 ) -> None:
     monkeypatch.setenv("REGISTRY_URL", url)
     registration = await register_service("users", "http://10.0.0.5:8000")
-    (lease,) = registry.up("users")
+    (lease,) = up(registry, "users")
     assert lease.instance.instance_id == registration.instance_id
     assert lease.instance.base_url == "http://10.0.0.5:8000"
     assert registration.is_registered
 
     await deregister_service()
-    assert registry.up("users") == []
+    assert up(registry, "users") == []
 
 
 async def test_everything_an_instance_can_say_is_sent(
@@ -128,7 +126,7 @@ async def test_it_registers_again_when_the_registry_has_forgotten_it(
     assert pace.asked[-1] == 0
     await pace.go()
 
-    assert [lease.instance.instance_id for lease in registry.up("users")] == ["users-1"]
+    assert [lease.instance.instance_id for lease in up(registry, "users")] == ["users-1"]
     assert registration.is_registered
     assert "has forgotten instance=users-1; registering again" in caplog.text
     await registration.stop()
@@ -152,33 +150,113 @@ async def test_a_registry_that_is_down_at_the_start_is_waited_for(
     http_server.listen(port, "127.0.0.1")
     await pace.go()
     assert registration.is_registered
-    assert len(registry.up("users")) == 1
+    assert len(up(registry, "users")) == 1
     await registration.stop()
 
 
 async def test_a_registry_that_does_not_answer_holds_nobody_up(
     pace: Pace, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert TIMEOUT == 3, "as the README says"
-    monkeypatch.setattr("registryd.client.aio.TIMEOUT", 0.05)
+    monkeypatch.setattr("registryd.client.session.LONGEST_ANSWER", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and never says a word
         registration = a_registration_at(f"http://127.0.0.1:{silent.getsockname()[1]}", pace)
         with expect_log("no answer from the registry.*Timeout"):
             await registration.start()
         assert not registration.is_registered
-        with expect_log("could not deregister"):
-            await registration.stop()
+        await registration.stop()
 
 
 def test_a_loop_that_ends_takes_its_heartbeats_with_it(expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGISTRY_URL", "http://127.0.0.1:1")
 
-    async def register() -> None:
+    async def register(then_deregister: bool) -> None:
         await register_service("users", "http://h:1")
+        if then_deregister:
+            await deregister_service()
 
     with expect_log("no answer from the registry"):
-        asyncio.run(register())
-    asyncio.run(deregister_service())  # another loop, in which nothing is registered
+        asyncio.run(register(then_deregister=False))
+    with expect_log("no answer from the registry"):
+        asyncio.run(register(then_deregister=True))
+    assert not _current
+
+
+async def test_whoever_is_cancelled_while_it_registers_leaves_nothing_behind(
+    url: str, registry: Registry, store: RecordingStore, pace: Pace
+) -> None:
+    before = asyncio.all_tasks()
+    store.hold()
+    registration = a_registration_at(url, pace)
+    starting = asyncio.ensure_future(registration.start())
+    await store.waiting.wait()
+    starting.cancel()
+    await asyncio.wait({starting})
+    store.release()
+    await registration.stop()
+
+    assert up(registry, "users") == []
+    assert [change.kind for change in store.changes] == ["registered", "deregistered"]
+    assert not [task for task in asyncio.all_tasks() - before if "heartbeat" in task.get_name()]
+
+
+async def test_a_stop_while_a_heartbeat_is_on_its_way_waits_for_it(
+    url: str, registry: Registry, store: RecordingStore, pace: Pace
+) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+    await registry.deregister(Deregister("users-1"))
+    await pace.go()
+    store.hold()
+    pace._go.release()  # it registers again
+    await store.waiting.wait()
+    stopping = asyncio.ensure_future(registration.stop())
+    await asyncio.sleep(0)
+    store.release()
+    await stopping
+
+    assert up(registry, "users") == []
+
+
+async def test_the_next_registry_takes_over_when_one_is_gone(
+    http_server: HTTPServer, url: str, registry: Registry, pace: Pace, expect_log: ExpectLog
+) -> None:
+    await registry.register(Register(service_name="users", base_url="http://10.0.0.9:1", instance_id="users-1"))
+    instance = {"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "users-1"}
+    session = Session(["http://127.0.0.1:1", url], instance, random.Random(7))
+    registration = Registration(session, pace.sleep)
+    with expect_log("no answer from the registry at http://127.0.0.1:1:"):
+        await registration.start()
+    await pace.go()
+
+    assert registration.is_registered
+    assert registry.lease("users-1").instance.base_url == "http://10.0.0.5:8000"
+    await registration.stop()
+
+
+async def test_a_password_in_the_url_stays_out_of_the_log(
+    pace: Pace, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    registration = a_registration_at("http://user:secret@127.0.0.1:1", pace)
+    with expect_log(r"no answer from the registry at http://127\.0\.0\.1:1:"):
+        await registration.start()
+    await registration.stop()
+
+    assert "secret" not in caplog.text
+
+
+async def test_a_refused_farewell_is_said(url: str, registry: Registry, pace: Pace, expect_log: ExpectLog) -> None:
+    registration = a_registration_at(url, pace)
+    await registration.start()
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    registry.deregister = fail  # type: ignore[assignment, method-assign]
+    with (
+        expect_log("failed request=DELETE"),
+        expect_log("could not deregister instance=users-1: the registry answers 500"),
+    ):
+        await registration.stop()
 
 
 async def test_trouble_is_said_once_and_so_is_its_end(
@@ -211,9 +289,9 @@ async def test_a_lost_answer_does_not_make_two_instances(
     )  # as the first try did, whose answer never came
     await registration.start()
 
-    assert len(registry.up("users")) == 1
+    assert len(up(registry, "users")) == 1
     await registration.stop()
-    assert registry.up("users") == []
+    assert up(registry, "users") == []
 
 
 async def test_a_wrong_registration_is_refused_to_the_caller(
@@ -236,10 +314,11 @@ async def test_whoever_is_taken_over_stops_and_leaves_the_new_one_alone(
     assert task is not None
     with expect_log("another process has taken over instance=users-1"):
         pace._go.release()
+        await pace.go()
         await task
     await registration.stop()
 
-    assert [lease.instance.base_url for lease in registry.up("users")] == ["http://10.0.0.6:8000"]
+    assert [lease.instance.base_url for lease in up(registry, "users")] == ["http://10.0.0.6:8000"]
 
 
 async def test_a_late_farewell_does_not_end_a_newer_life(url: str, registry: Registry, pace: Pace) -> None:
@@ -248,7 +327,7 @@ async def test_a_late_farewell_does_not_end_a_newer_life(url: str, registry: Reg
     await registry.register(Register(service_name="users", base_url="http://10.0.0.6:8000", instance_id="users-1"))
     await registration.stop()
 
-    assert len(registry.up("users")) == 1
+    assert len(up(registry, "users")) == 1
 
 
 async def test_stopping_without_a_registry_does_not_fail(
@@ -284,7 +363,7 @@ async def test_a_bug_in_the_client_does_not_end_the_heartbeats(
         raise RuntimeError("planted")
 
     with monkeypatch.context() as patch, expect_log("heartbeat failed instance=users-1"):
-        patch.setattr(registration._http, "fetch", fail)
+        patch.setattr(registration, "_send", fail)
         await pace.go()
     await pace.go()
     await registration.stop()
@@ -311,5 +390,4 @@ async def test_a_registry_url_that_is_none_is_said_and_is_no_crash(pace: Pace, e
     with expect_log("no answer from the registry at localhost:8006"):
         await registration.start()
         await pace.go()
-    with expect_log("could not deregister"):
-        await registration.stop()
+    await registration.stop()

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from registryd.client.session import FIRST_RETRY, Phase, RegistrationRefused, Request, Session
+from registryd.client.session import (
+    FIRST_RETRY,
+    LONGEST_ANSWER,
+    LONGEST_RETRY,
+    Phase,
+    RegistrationRefused,
+    Request,
+    Session,
+)
 
 URL = "http://localhost:8006"
 INSTANCE = {"service_name": "users", "base_url": "http://10.0.0.5:8000"}
@@ -80,6 +88,14 @@ def test_a_forgotten_instance_registers_again_at_once_under_the_same_id() -> Non
 @pytest.mark.parametrize(
     ("status", "body"),
     [
+        (200, b'{"ttl": "abc"}'),
+        (200, b'{"ttl": null}'),
+        (200, b'{"ttl": true}'),
+        (200, b'{"ttl": 0}'),
+        (200, b'{"ttl": -5}'),
+        (200, b'{"ttl": 1e999}'),
+        (200, b'{"ttl": NaN}'),
+        (200, b"[" * 100_000),
         (404, b"<h1>Not Found</h1>"),
         (502, b""),
         (503, problem("store_unavailable")),
@@ -133,7 +149,7 @@ def test_several_registries_are_tried_in_turn() -> None:
     assert tried == ["http://a:1/register", "http://b:2/register"] * 2
 
     session.answered(200, registered())
-    assert session.next_request().url.startswith("http://a:1/heartbeat/")
+    assert session.next_request().url.startswith("http://a:1/heartbeat/"), "and the one that answers is stayed with"
 
 
 @pytest.mark.parametrize("status", [400, 413, 414, 431])
@@ -149,20 +165,68 @@ def test_someone_elses_400_is_no_refusal() -> None:
     assert not a_session().answered(400, b"<h1>Bad Request</h1>")
 
 
-def test_a_stale_generation_of_an_id_we_made_up_registers_again() -> None:
-    session = a_session()
+@pytest.mark.parametrize(("ttl", "longest"), [(86400.0, LONGEST_RETRY), (3.0, 1.0), (1.0, FIRST_RETRY)])
+def test_a_registry_that_comes_back_is_found_soon_however_long_the_lease(ttl: float, longest: float) -> None:
+    session = a_session(ttl=ttl)
+    for _ in range(50):
+        session.failed()
+
+    assert longest / 2 <= session.wait <= longest
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), "x"])
+def test_a_ttl_that_cannot_be_does_not_make_it_hurry(ttl: object) -> None:
+    session = a_session(ttl=ttl)
+    session.failed()
+
+    assert session.wait >= FIRST_RETRY / 2
+
+
+@pytest.mark.parametrize(("ttl", "timeout"), [(30.0, LONGEST_ANSWER), (3.0, 1.0), (1.0, 0.5)])
+def test_an_answer_may_take_no_longer_than_a_third_of_a_short_lease(ttl: float, timeout: float) -> None:
+    assert a_session(ttl=ttl).timeout == timeout
+    assert LONGEST_ANSWER == 3, "as the README says"
+
+
+def test_what_one_registry_has_said_means_nothing_to_another() -> None:
+    session = a_session("http://a:1", "http://b:2", instance_id="users-1")
+    session.answered(200, registered(generation=7))
+    session.next_request()
+    session.failed()
+
+    request = session.next_request()
+    assert (session.phase, request.url) == (Phase.OUT, "http://b:2/register")
+    assert session.wait > 0
+
+
+def disputed(**more: object) -> Session:
+    session = a_session(**more)
     session.answered(200, registered())
     assert session.answered(409, problem("stale_generation"))
+    assert (session.phase, session.wait) == (Phase.DISPUTED, 0)
+    assert session.next_request() == Request("GET", f"{URL}/instances/{session.instance_id}", b"")
+    return session
 
-    assert session.phase is Phase.OUT
+
+def test_a_stale_heartbeat_whose_new_life_is_ours_registers_again() -> None:
+    session = disputed(instance_id="users-1")
+    assert session.answered(200, registered(generation=2, **INSTANCE))
+
+    assert (session.phase, session.next_request().url) == (Phase.OUT, f"{URL}/register")
 
 
-def test_a_stale_generation_of_an_id_the_caller_chose_is_the_end() -> None:
-    session = a_session(instance_id="users-1")
-    session.answered(200, registered())
-    assert session.answered(409, problem("stale_generation"))
+def test_a_stale_heartbeat_whose_new_life_is_anothers_is_the_end() -> None:
+    session = disputed(instance_id="users-1")
+    assert session.answered(200, registered(generation=2, **(INSTANCE | {"base_url": "http://10.0.0.6:8000"})))
 
     assert session.phase is Phase.TAKEN_OVER
+
+
+def test_a_stale_heartbeat_whose_new_life_is_over_registers_again() -> None:
+    session = disputed()
+    assert session.answered(404, problem("unknown_instance"))
+
+    assert session.phase is Phase.OUT
 
 
 def test_the_farewell_ends_this_life_and_no_later_one() -> None:

@@ -2,14 +2,14 @@
 
 import math
 
-from support import WALL, a_registration, new_state
+from support import NOW, WALL, a_registration, new_state
 
 from registryd.core.leases import Lease, Leases
 from registryd.core.model import Instance
 
 
 def an_instance(instance_id: str, ttl: float) -> Instance:
-    change = new_state().decide(a_registration(instance_id=instance_id, ttl=ttl), WALL)[0]
+    change = new_state().decide(a_registration(instance_id=instance_id, ttl=ttl), NOW, WALL)[0]
     return change.instance
 
 

@@ -1,22 +1,31 @@
 """The state: what each command changes, what is refused, and what commit leaves out."""
 
 import pytest
-from support import WALL, a_registration, new_state
+from support import NOW, WALL, a_registration, new_state
 
 from registryd.core.errors import LimitReached, StaleGeneration, UnknownInstance
 from registryd.core.limits import Limits
-from registryd.core.model import Change, Command, Deregister, Register, Report, Update
+from registryd.core.model import (
+    Change,
+    Command,
+    Deregister,
+    Override,
+    OverrideStatus,
+    Register,
+    Report,
+    Resume,
+    SetOverride,
+    Update,
+)
 from registryd.core.state import ServiceCount, State
-
-NOW = 1000.0
 
 
 def do(state: State, command: Command, now: float = NOW) -> tuple[Change, ...]:
-    return state.commit(state.decide(command, WALL), now, WALL)
+    return state.commit(state.decide(command, NOW, WALL), now, WALL)
 
 
 def up(state: State, service_name: str = "users") -> list[str]:
-    return [lease.instance.instance_id for lease in state.up(service_name)]
+    return [lease.instance.instance_id for lease in state.leases(service_name) if lease.status == "up"]
 
 
 def test_register_lists_the_instance_with_all_its_fields(state: State) -> None:
@@ -64,14 +73,14 @@ def test_weight_zero_is_kept(state: State) -> None:
 
 
 def test_deciding_changes_nothing(state: State) -> None:
-    state.decide(a_registration(), WALL)
+    state.decide(a_registration(), NOW, WALL)
 
     assert len(state) == 0
     assert state.services() == {}
 
 
 def test_the_lease_begins_when_the_change_comes_true(state: State) -> None:
-    changes = state.decide(a_registration(), WALL)
+    changes = state.decide(a_registration(), NOW, WALL)
     state.commit(changes, NOW + 5, WALL + 5)
 
     assert state.lease("i1").expires_at == NOW + 35
@@ -118,7 +127,7 @@ def test_deregister_takes_the_instance_and_its_empty_service_away(state: State) 
 @pytest.mark.parametrize("command", [Deregister("i1"), Update("i1", Report(status="down"))])
 def test_an_unknown_instance_is_refused(state: State, command: Command) -> None:
     with pytest.raises(UnknownInstance, match="i1"):
-        state.decide(command, WALL)
+        state.decide(command, NOW, WALL)
 
 
 @pytest.mark.parametrize("asked", [1, 3])
@@ -128,7 +137,7 @@ def test_another_generation_is_refused_and_changes_nothing(state: State, asked: 
 
     for command in (Deregister("i1", asked), Update("i1", Report(status="down"), asked)):
         with pytest.raises(StaleGeneration, match=f"generation 2, not {asked}"):
-            state.decide(command, WALL)
+            state.decide(command, NOW, WALL)
     assert state.lease("i1", 2).instance.status == "up"
 
 
@@ -153,14 +162,14 @@ def test_a_report_changes_what_it_names_and_nothing_else(state: State) -> None:
 def test_a_report_of_what_is_known_changes_nothing(state: State) -> None:
     do(state, a_registration(weight=5))
 
-    assert state.decide(Update("i1", Report(status="up", weight=5, metadata={})), WALL) == ()
+    assert state.decide(Update("i1", Report(status="up", weight=5, metadata={})), NOW, WALL) == ()
 
 
 def test_a_lease_that_ends_is_a_change_that_says_why(state: State) -> None:
     do(state, a_registration(ttl=2.5))
 
-    assert state.ended(NOW + 2.4) == ()
-    (change,) = state.commit(state.ended(NOW + 2.5), NOW + 2.5, WALL + 2)
+    assert state.ended(NOW + 2.4, WALL) == ()
+    (change,) = state.commit(state.ended(NOW + 2.5, WALL), NOW + 2.5, WALL + 2)
 
     assert (change.kind, change.reason) == ("expired", "no heartbeat for 2.5 s")
     assert len(state) == 0
@@ -169,18 +178,34 @@ def test_a_lease_that_ends_is_a_change_that_says_why(state: State) -> None:
 @pytest.mark.parametrize("command", [Deregister("i1"), Update("i1", Report(status="down"))])
 def test_commit_leaves_out_what_ended_since_the_decision(state: State, command: Command) -> None:
     do(state, a_registration())
-    changes = state.decide(command, WALL)
-    assert state.commit(changes, NOW + 30, WALL) == (), "its lease is over, though nobody has swept it yet"
-
-    state.commit(state.ended(NOW + 30), NOW + 30, WALL)
+    changes = state.decide(command, NOW, WALL)
+    state.commit(state.ended(NOW + 30, WALL), NOW + 30, WALL)
 
     assert state.commit(changes, NOW + 30, WALL) == ()
 
 
+def test_a_report_does_not_revive_a_lease_that_nobody_has_swept_yet(state: State) -> None:
+    do(state, a_registration())
+    changes = state.decide(Update("i1", Report(status="down")), NOW, WALL)
+
+    assert state.commit(changes, NOW + 30, WALL) == ()
+
+
+def test_a_move_takes_a_lease_that_ended_meanwhile_out_of_its_old_service_for_all_to_see(state: State) -> None:
+    do(state, a_registration("users"))
+    changes = state.decide(a_registration("timelines"), NOW, WALL)
+    done = state.commit(changes, NOW + 31, WALL)
+
+    assert [(change.kind, change.instance.service_name) for change in done] == [
+        ("deregistered", "users"),
+        ("registered", "timelines"),
+    ]
+
+
 def test_a_takeover_decided_before_the_end_comes_true_after_it(state: State) -> None:
     do(state, a_registration())
-    changes = state.decide(a_registration(weight=3), WALL)
-    state.commit(state.ended(NOW + 30), NOW + 30, WALL)
+    changes = state.decide(a_registration(weight=3), NOW, WALL)
+    state.commit(state.ended(NOW + 30, WALL), NOW + 30, WALL)
 
     (change,) = state.commit(changes, NOW + 31, WALL)
 
@@ -201,7 +226,7 @@ def test_a_full_registry_refuses_new_instances_and_takes_known_ones() -> None:
     do(state, a_registration())
 
     with pytest.raises(LimitReached, match=r"1 instances \(--max-instances\)"):
-        state.decide(a_registration(instance_id="i2"), WALL)
+        state.decide(a_registration(instance_id="i2"), NOW, WALL)
     do(state, a_registration(service_name="timelines"))
     state.check()
 
@@ -213,6 +238,134 @@ def test_a_full_service_refuses_new_instances_and_takes_known_ones() -> None:
 
     for command in (a_registration(instance_id="i3"), a_registration("users", "i2")):
         with pytest.raises(LimitReached, match=r"'users' is full.*--max-instances-per-service"):
-            state.decide(command, WALL)
+            state.decide(command, NOW, WALL)
     do(state, a_registration())
     state.check()
+
+
+def lay(state: State, status: OverrideStatus = "draining", seconds: float | None = None, now: float = NOW) -> Change:
+    (change,) = do(state, SetOverride("i1", status, "deploy", seconds), now)
+    return change
+
+
+def test_an_override_wins_over_what_the_instance_says(state: State) -> None:
+    do(state, a_registration())
+    change = lay(state)
+
+    lease = state.lease("i1")
+    assert (change.kind, change.status, change.reason) == ("updated", "draining", "draining: deploy")
+    assert lease.override == Override("draining", "deploy", WALL)
+    assert (lease.status, lease.instance.status) == ("draining", "up")
+    assert up(state) == []
+    assert state.services() == {"users": ServiceCount(1, 0)}
+
+
+def test_neither_heartbeat_nor_report_nor_takeover_undoes_an_override(state: State) -> None:
+    do(state, a_registration())
+    lay(state)
+
+    state.renew(state.lease("i1"), NOW + 5, WALL + 5)
+    assert state.lease("i1").status == "draining"
+    do(state, Update("i1", Report(status="down")))
+    do(state, Update("i1", Report(status="up", weight=4)))
+    assert state.lease("i1").status == "draining"
+    (change,) = do(state, a_registration())
+    assert (change.status, state.lease("i1").status) == ("draining", "draining")
+
+
+@pytest.mark.parametrize("way", ["deregister", "expire"])
+def test_an_override_outlives_the_registration(state: State, way: str) -> None:
+    do(state, a_registration())
+    lay(state)
+    if way == "deregister":
+        do(state, Deregister("i1"))
+    else:
+        state.commit(state.ended(NOW + 30, WALL), NOW + 30, WALL)
+    do(state, a_registration(), NOW + 60)
+
+    assert state.lease("i1").status == "draining"
+    assert up(state) == []
+
+
+def test_resume_takes_the_override_off(state: State) -> None:
+    do(state, a_registration())
+    lay(state, "maintenance")
+    (change,) = do(state, Resume("i1"))
+
+    assert (change.kind, change.status, change.override) == ("updated", "up", None)
+    assert up(state) == ["i1"]
+    assert state.decide(Resume("i1"), NOW, WALL) == (), "there is nothing more to take off"
+
+
+def test_an_override_replaces_the_one_before(state: State) -> None:
+    do(state, a_registration())
+    lay(state, "draining", seconds=10)
+    lay(state, "maintenance", seconds=60)
+
+    assert state.ended(NOW + 10, WALL) == ()
+    assert state.lease("i1").status == "maintenance"
+
+
+def test_an_override_ends_at_its_moment_and_not_before(state: State) -> None:
+    do(state, a_registration(ttl=3600.0))
+    lay(state, seconds=10.5)
+    override = state.lease("i1").override
+    assert override is not None
+    assert (override.until, override.ends_at) == (WALL + 11, NOW + 10.5)
+
+    assert state.next_end() == NOW + 10.5
+    assert state.ended(NOW + 10.4, WALL) == ()
+    assert state.ended(NOW + 10.5, WALL) == state.ended(NOW + 10.5, WALL)
+    (change,) = state.commit(state.ended(NOW + 10.5, WALL), NOW + 10.5, WALL)
+    assert (change.kind, change.status, change.reason) == ("updated", "up", "draining is over: its time is up")
+    assert up(state) == ["i1"]
+    assert state.ended(NOW + 99, WALL) == ()
+
+
+def test_an_override_that_ended_while_the_instance_was_away_is_over(state: State) -> None:
+    do(state, a_registration())
+    lay(state, seconds=10)
+    do(state, Deregister("i1"))
+    assert state.ended(NOW + 20, WALL) == ()
+    do(state, a_registration(), NOW + 20)
+
+    assert state.lease("i1").status == "up"
+
+
+def test_an_override_that_ends_while_the_store_works_is_left_out(state: State) -> None:
+    do(state, a_registration(ttl=3600.0))
+    lay(state, seconds=10)
+    changes = state.decide(Update("i1", Report(weight=7)), NOW + 9, WALL)
+    state.commit(state.ended(NOW + 10, WALL), NOW + 10, WALL)
+    (change,) = state.commit(changes, NOW + 11, WALL)
+
+    assert (change.status, change.override, state.lease("i1").status) == ("up", None, "up")
+
+
+def test_ends_of_overrides_long_replaced_do_not_pile_up(state: State) -> None:
+    do(state, a_registration(ttl=86400.0))
+    for n in range(5000):
+        lay(state, seconds=1000 + n)
+
+    assert len(state._override_ends) < 2000
+    state.check()
+
+
+@pytest.mark.parametrize("command", [SetOverride("i1", "draining"), Resume("i1")])
+def test_an_unknown_instance_cannot_be_overridden(state: State, command: Command) -> None:
+    with pytest.raises(UnknownInstance):
+        state.decide(command, NOW, WALL)
+
+
+@pytest.mark.parametrize("way", ["deregister", "expire"])
+def test_the_next_life_of_an_id_is_the_next_generation(state: State, way: str) -> None:
+    do(state, a_registration())
+    if way == "deregister":
+        do(state, Deregister("i1"))
+    else:
+        state.commit(state.ended(NOW + 30, WALL), NOW + 30, WALL)
+    (change,) = do(state, a_registration(), NOW + 60)
+
+    assert (change.instance.generation, change.reason) == (2, "new")
+    with pytest.raises(StaleGeneration):
+        state.lease("i1", 1)

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import sysconfig
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -159,8 +160,9 @@ def test_an_instance_that_appears_or_goes_is_logged_with_why_and_a_heartbeat_is_
 ) -> None:
     daemon = start_daemon("--cleanup-interval", "0.1")
     daemon.register(instance_id="a")
-    for _ in range(20):
+    for n in range(20):
         assert daemon.fetch("/heartbeat/a", "POST").status == 200
+        assert daemon.fetch("/heartbeat/a", "POST", {"metadata": {"load": str(n)}}).status == 200
     daemon.register(instance_id="a")
     daemon.fetch("/deregister/a", "DELETE")
     daemon.register(instance_id="b", ttl=1)
@@ -226,6 +228,23 @@ def test_a_stop_of_the_process_costs_nobody_the_lease(start_daemon: StartDaemon)
     leases = stopped.fetch("/status").json["leases"]
     assert (leases["stalls"], leases["expired"]) == (1, 0)
     stopped.wait_for_line("expired service=users instance=a")
+
+
+def test_running_out_of_file_descriptors_makes_new_connections_wait_and_no_noise(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(argv=["bash", "-c", f"ulimit -n 40; exec {sys.executable} -m registryd $*", "daemon"])
+    with ExitStack() as stack:
+        clients = [stack.enter_context(daemon.connect()) for _ in range(60)]
+        daemon.wait_for_line("WARNING cannot accept a connection: Too many open files")
+        clients[0].sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert clients[0].recv(4096).startswith(b"HTTP/1.1 200 "), "those who are in are served"
+    assert daemon.fetch("/livez").status == 200, "and those who waited, when there is room"
+
+    assert len([line for line in daemon.events if "WARNING" in line]) == 1
+
+
+def test_closed_standard_error_is_no_reason_not_to_serve(start_daemon: StartDaemon) -> None:
+    with Process(["bash", "-c", f"exec {console_script()} --port 99999 2>&-"]) as process:
+        assert process.wait() == 2
 
 
 def test_a_flood_of_nonsense_is_not_logged(daemon: RunningDaemon) -> None:

@@ -4,6 +4,7 @@ What stands under "Under systemd" is followed in tests/systemd/.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def test_the_tables_are_made_from_the_declarations(name: str) -> None:
     assert shown == tables()[name], "run tests/readme.py"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour is taken with curl, which is not installed")
 def test_the_tour_is_what_comes_out(daemon: RunningDaemon) -> None:
     shown = steps(block("A tour", "console"))
     seen = []
@@ -82,6 +84,7 @@ def test_the_asyncio_program_registers(daemon: RunningDaemon, tmp_path: Path) ->
     daemon.wait_for_line("deregistered service=timelines")
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git tells what a clone has, and is not installed")
 def test_the_first_command_starts_the_daemon(tmp_path: Path) -> None:
     command = f"cd {checkout(tmp_path)} && {block('Start', 'sh', 0)}"
     with Process(["bash", "-c", command], {"REGISTRYD_PORT": "0"}) as process:

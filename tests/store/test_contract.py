@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from support import WALL, RecordingStore, a_registration, new_state
+from support import NOW, WALL, RecordingStore, a_registration, new_state
 
 from registryd.core.model import Change
 from registryd.store.base import MemoryStore, Store
@@ -13,7 +13,7 @@ STORES: list[Callable[[int], Store]] = [MemoryStore, RecordingStore]
 
 
 def changes(count: int) -> list[Change]:
-    return [new_state().decide(a_registration(instance_id=f"i{n}"), WALL)[0] for n in range(count)]
+    return [new_state().decide(a_registration(instance_id=f"i{n}"), NOW, WALL)[0] for n in range(count)]
 
 
 @pytest.mark.parametrize("make", STORES)

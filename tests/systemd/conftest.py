@@ -1,5 +1,6 @@
 """A box in which registryd is installed as the README says."""
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ PYTHON = Path("/usr/bin/python3")  # the system's own: in the box nothing else i
 @pytest.fixture(scope="session")
 def installed() -> Iterator[Box]:
     """Boots once for all tests here; from a folder of wheels, as the box has no network."""
-    why_not = Box.why_not() or ("" if PYTHON.exists() else f"no {PYTHON}")
+    missing = [tool for tool in ("curl", "git", "systemctl", str(PYTHON)) if shutil.which(tool) is None]
+    why_not = f"no {', '.join(missing)}" if missing else Box.why_not()
     if why_not:
         pytest.skip(f"cannot boot systemd here: {why_not}")
     folder = Path(tempfile.mkdtemp(prefix="box-"))

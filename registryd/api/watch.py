@@ -1,0 +1,263 @@
+"""`GET /watch`: server-sent events, each rendered once however many watch, and sent in slices, so that ten thousand
+watchers do not keep everyone else waiting.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+from socket import socket
+from typing import Any
+
+from msgspec import Struct, field
+from tornado.httputil import HTTPConnection
+from tornado.ioloop import PeriodicCallback
+from tornado.iostream import IOStream
+
+from registryd.api import render
+from registryd.api.base import ANSWERED, Handler, call
+from registryd.api.context import Context
+from registryd.core.errors import InvalidInput
+from registryd.core.model import Change
+from registryd.feed import Watcher
+from registryd.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two comments that keep proxies from closing a quiet stream.
+KEEP_ALIVE = 15.0
+COMMENT = b": still here\n\n"
+#: Watchers that are written to before others get their turn.
+SLICE = 100
+
+
+class WatchQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which services to watch; none: all."""
+
+    services: tuple[str, ...] = field(name="service", default=())
+
+
+class Pipe:
+    """The body of one answer, as it is written bit by bit.
+
+    Where Tornado's own server is underneath, bytes go straight to the socket as long as it takes them, which is
+    several times faster than through two layers of buffers. Where the socket is full the rest waits in Tornado's.
+    """
+
+    def __init__(self, connection: HTTPConnection, *, chunked: bool) -> None:
+        self._connection = connection
+        self._chunked = chunked
+        stream = getattr(connection, "stream", None)
+        self._stream: IOStream | None = stream if type(stream) is IOStream else None
+        #: Whether what was sent last still waits in a buffer.
+        self.is_full = False
+
+    def send(self, data: bytes) -> None:
+        """Sends a piece of the body. Not while `is_full`: `drained` tells when that is over."""
+        if self._stream is None:
+            self._sent = self._connection.write(data)
+            self.is_full = not self._sent.done()
+            return
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        rest = framed if self._stream.writing() else _send_now(self._stream.socket, framed)
+        if rest:
+            self._sent = self._stream.write(rest)
+            self.is_full = not self._sent.done()
+
+    async def drained(self) -> None:
+        """Waits until there is room again. Raises StreamClosedError where the reader has gone."""
+        await self._sent
+        self.is_full = False
+
+    def cut_off(self) -> None:
+        """Closes the connection, with whatever is in the buffers."""
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _send_now(sock: socket, data: bytes) -> bytes:
+    """Sends what the socket takes without waiting; gives back the rest. An error is for the stream to find."""
+    try:
+        return data[sock.send(data) :]
+    except OSError:
+        return data
+
+
+class Stream:
+    """One watcher and its pipe."""
+
+    def __init__(self, pipe: Pipe, watcher: Watcher) -> None:
+        self.pipe = pipe
+        self.watcher = watcher
+        #: Done when the stream is over, from either side.
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_queued = False
+
+    def end(self) -> None:
+        """Ends the stream."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class Broadcast:
+    """Writes what watchers are to be told, a slice of them at a time."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._streams: dict[Watcher, Stream] = {}
+        self._queue: deque[Stream] = deque()
+        #: Events rendered for the watchers that are in the queue, by index.
+        self._rendered: dict[int, bytes] = {}
+        self._is_scheduled = False
+        #: Those who wait for a slow reader.
+        self._slow: set[asyncio.Future[None]] = set()
+        self._timer = PeriodicCallback(self._keep_alive, KEEP_ALIVE * 1000)
+
+    def start(self) -> None:
+        """Starts the comments that keep streams awake."""
+        self._timer.start()
+
+    def close(self) -> None:
+        """Ends all streams in order: each has got what it was to be told so far."""
+        self._timer.stop()
+        while self._queue:
+            self._tell(self._queue.popleft())
+        for stream in self._streams.values():
+            stream.end()
+
+    def add(self, stream: Stream) -> None:
+        """Takes a stream in."""
+        self._streams[stream.watcher] = stream
+
+    def remove(self, stream: Stream) -> None:
+        """Lets a stream go."""
+        self._streams.pop(stream.watcher, None)
+
+    def ready(self, watcher: Watcher) -> None:
+        """A watcher has something to be told: it gets its turn."""
+        stream = self._streams.get(watcher)
+        if stream is not None and not stream.is_queued and not stream.pipe.is_full:
+            stream.is_queued = True
+            self._queue.append(stream)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        """Serves a slice of the queue, and then lets others have their turn."""
+        self._is_scheduled = False
+        for _ in range(min(SLICE, len(self._queue))):
+            self._tell(self._queue.popleft())
+        if self._queue:
+            self._schedule()
+        else:
+            self._rendered.clear()
+
+    def _tell(self, stream: Stream) -> None:
+        """Sends all that is pending for one watcher."""
+        stream.is_queued = False
+        watcher = stream.watcher
+        if watcher.overrun:
+            logger.info("watcher cut off: it has left too many changes unread; it may resume")
+            stream.pipe.cut_off()
+            stream.end()
+            return
+        if stream.over.done():
+            return
+        if not watcher.pending:  # it is here to be kept awake
+            self._send(stream, COMMENT)
+            return
+        changes = list(watcher.pending)
+        watcher.pending.clear()
+        self._send(stream, b"".join(map(self._render, changes)))
+        self._registry.told(changes)
+
+    def _send(self, stream: Stream, data: bytes) -> None:
+        stream.pipe.send(data)
+        if stream.pipe.is_full:
+            self._slow.add(task := asyncio.ensure_future(self._go_on(stream)))
+            task.add_done_callback(self._slow.discard)
+
+    async def _go_on(self, stream: Stream) -> None:
+        """Waits for a slow reader, who may be told more then."""
+        try:
+            await stream.pipe.drained()
+        except OSError:  # it has gone
+            stream.end()
+            return
+        if stream.watcher.pending or stream.watcher.overrun:
+            self.ready(stream.watcher)
+
+    def _render(self, change: Change) -> bytes:
+        rendered = self._rendered.get(change.index)
+        if rendered is None:
+            rendered = self._rendered[change.index] = render.change(change)
+        return rendered
+
+    def _keep_alive(self) -> None:
+        for watcher in self._streams:
+            self.ready(watcher)
+
+
+class WatchHandler(Handler):
+    """`GET /watch`"""
+
+    def initialize(self, context: Context, broadcast: Broadcast) -> None:  # type: ignore[override]
+        super().initialize(context)
+        self._broadcast = broadcast
+
+    @call(query=WatchQuery, refusals=(429,), media_type="text/event-stream")
+    async def get(self, *, query: WatchQuery) -> object:
+        """Streams a snapshot, or what was missed, and then every change."""
+        last_seen = self._last_event_id()
+        self.take_index(self.registry.index())
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-store")
+        if self.request.method == "HEAD":
+            return ANSWERED
+        with self.registry.feed.seat():
+            await self._follow(query.services, last_seen)
+        return ANSWERED
+
+    head = get
+
+    async def _follow(self, services: Iterable[str], last_seen: int | None) -> None:
+        self.flush()
+        assert self.request.connection is not None
+        chunked = self._headers.get("Transfer-Encoding") == "chunked"
+        watcher = Watcher(services, self._broadcast.ready)
+        stream = Stream(Pipe(self.request.connection, chunked=chunked), watcher)
+        self._on_close = stream.end
+        self._broadcast.add(stream)
+        feed = self.registry.feed
+        try:
+            # From here to the next await nothing can change, so nothing is missed and nothing comes twice.
+            missed = None if last_seen is None else feed.missed(watcher, last_seen)
+            if missed is None:
+                snapshot = self.registry.snapshot(services)
+                stream.pipe.send(render.event("snapshot", feed.index, render.snapshot(snapshot)))
+            else:
+                stream.pipe.send(b": resumed\n\n")
+            feed.attach(watcher, missed or ())
+            if feed.is_closing:
+                stream.end()
+            await stream.over
+        finally:
+            feed.detach(watcher)
+            self._broadcast.remove(stream)
+
+    def _last_event_id(self) -> int | None:
+        text = self.request.headers.get("Last-Event-ID")
+        if text is None or text == "":
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= 16):
+            raise InvalidInput("Last-Event-ID", f"Last-Event-ID {text[:64]!r} is not allowed; send the id of an event")
+        return int(text)
+
+
+def routes(context: Context, broadcast: Broadcast) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """The path of this face, for an Application."""
+    return [(r"/watch/?", WatchHandler, {"context": context, "broadcast": broadcast})]
