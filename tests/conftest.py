@@ -197,3 +197,19 @@ class Api:
 @pytest.fixture
 def api(http_server_client: Any) -> Api:
     return Api(http_server_client)
+
+
+PROBLEM_MEMBERS = ["type", "title", "status", "detail", "code"]
+
+
+def refused(answer: Answer, status: int, code: str, field: str | None = None) -> str:
+    """Asserts that an answer is this problem in the one shape that all have; gives back its sentence."""
+    assert answer.status == status, answer.body
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert list(answer.json) == PROBLEM_MEMBERS + (["field"] if field is not None else [])
+    assert answer.json["type"] == "about:blank"
+    assert answer.json["status"] == status
+    assert answer.json["code"] == code
+    assert answer.json.get("field") == field
+    detail: str = answer.json["detail"]
+    return detail

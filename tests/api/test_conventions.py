@@ -3,28 +3,14 @@
 from typing import Any
 
 import pytest
-from conftest import Answer, Api, ExpectLog
+from conftest import Api, ExpectLog, refused
 from support import RecordingStore
 
 from registryd.core.limits import Limits
 from registryd.registry import Registry
 
-PROBLEM_MEMBERS = ["type", "title", "status", "detail", "code"]
 GOOD: dict[str, Any] = {"service_name": "users", "base_url": "http://10.0.0.5:8000"}
 GETS = ["/services", "/services/users", "/instances/users-1", "/status", "/livez", "/readyz"]
-
-
-def refused(answer: Answer, status: int, code: str, field: str | None = None) -> str:
-    """Asserts that an answer is this problem in the one shape that all have; gives back its sentence."""
-    assert answer.status == status, answer.body
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert list(answer.json) == PROBLEM_MEMBERS + (["field"] if field is not None else [])
-    assert answer.json["type"] == "about:blank"
-    assert answer.json["status"] == status
-    assert answer.json["code"] == code
-    assert answer.json.get("field") == field
-    detail: str = answer.json["detail"]
-    return detail
 
 
 @pytest.mark.parametrize(
