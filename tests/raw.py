@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -17,12 +18,18 @@ class RawAnswer(NamedTuple):
 class Wire:
     """A connection to the server under test: `async with Wire(http_server) as wire:`"""
 
-    def __init__(self, server: HTTPServer) -> None:
+    def __init__(self, server: HTTPServer, *, small_buffers: bool = False) -> None:
         (sock,) = server._sockets.values()
         self._port = sock.getsockname()[1]
+        self._small_buffers = small_buffers
 
     async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        sock = socket.socket()
+        if self._small_buffers:  # so that the other side soon has to wait for us
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
+        self._reader, self._writer = await asyncio.open_connection(sock=sock, limit=2**24)
         return self
 
     async def __aexit__(
@@ -41,6 +48,22 @@ class Wire:
         status = int(lines[0].split()[1])
         length = 0 if head or status in (100, 204, 304) else int(headers["Content-Length"])
         return RawAnswer(status, headers, await self._reader.readexactly(length))
+
+    async def read_until(self, end: bytes) -> bytes:
+        """All that comes up to and with `end`."""
+        return await self._reader.readuntil(end)
+
+    async def read_exactly(self, count: int) -> bytes:
+        """So many bytes."""
+        return await self._reader.readexactly(count)
+
+    def pause(self) -> None:
+        """Does not read any more."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        """Reads again."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     async def rest(self) -> bytes:
         """All that comes until the server closes the connection."""

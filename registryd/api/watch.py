@@ -136,7 +136,7 @@ class Broadcast:
     def ready(self, watcher: Watcher) -> None:
         """A watcher has something to be told: it gets its turn."""
         stream = self._streams.get(watcher)
-        if stream is not None and not stream.is_queued and not stream.pipe.is_full:
+        if stream is not None and not stream.is_queued and (watcher.overrun or not stream.pipe.is_full):
             stream.is_queued = True
             self._queue.append(stream)
             self._schedule()
