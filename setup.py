@@ -27,6 +27,7 @@ setup(
             "pytest>=8,<10",
             "pytest-tornasync",
             "ruff",
+            "schemathesis",
             "uvicorn",
         ]
     },

@@ -83,3 +83,18 @@ def test_a_sweep_that_fails_is_logged_and_counts_as_none(expect_log: ExpectLog) 
         world.sweeper.stop()
 
     travel(story)
+
+
+def test_watchers_hear_of_an_end_within_a_second_whatever_the_interval_is() -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=3600.0)
+        world.sweeper.start()
+        for ttl in (1.0, 2.5, 29.9):
+            await world.registry.register(a_registration(instance_id=str(ttl), ttl=ttl))
+            ends = loop.time() + ttl
+            with world.registry.feed.seat():
+                await world.registry.feed.changed("users")
+            assert ends <= loop.time() <= ends + 1
+        world.sweeper.stop()
+
+    travel(story)

@@ -16,7 +16,7 @@ from registryd.api import render
 from registryd.api.base import ANSWERED, Declared, Handler, call
 from registryd.api.context import Context
 from registryd.api.problems import CONTENT_TYPE, PHRASES
-from registryd.api.reader import Reader
+from registryd.api.reader import Nothing, Reader
 from registryd.api.shapes import ProblemShape, SnapshotShape
 
 Routes = Iterable[tuple[str, type[Handler], dict[str, Any]]]
@@ -93,10 +93,10 @@ def _operation(
         "parameters": [*(_in_path(name, reader) for name in names), *_in_query(declared.query, reader)],
         "responses": _responses(verb, declared),
     }
-    if verb in ("post", "delete"):
+    if declared.body is not Nothing:
         schema = _schema_of(declared.body, reader)
         operation["requestBody"] = {
-            "required": "required" in schema,
+            "required": bool(schema.get("required")),
             "content": {"application/json": {"schema": schema}},
         }
     return operation
@@ -111,9 +111,9 @@ def _in_path(name: str, reader: Reader) -> dict[str, Any]:
 def _in_query(query: type[Struct], reader: Reader) -> list[dict[str, Any]]:
     """The parameters of a query. `meta.KEY=VALUE` has no form in OpenAPI: it stands in the description."""
     words = {field.encode_name: reader.rules.words(field.name) for field in msgspec.structs.fields(query)}
-    properties = _schema_of(query, reader)["properties"]
+    properties = _schema_of(query, reader, null=False)["properties"]
     return [
-        {"name": name, "in": "query", "schema": _without_null(schema), "description": words[name]}
+        {"name": name, "in": "query", "schema": schema, "description": words[name]}
         for name, schema in properties.items()
         if name != "meta"
     ]
@@ -143,18 +143,11 @@ def _content(verb: str, declared: Declared) -> dict[str, Any]:
     return {declared.media_type: {"schema": schema}}
 
 
-def _schema_of(struct: type[Struct], reader: Reader) -> dict[str, Any]:
+def _schema_of(struct: type[Struct], reader: Reader, *, null: bool = True) -> dict[str, Any]:
     """The JSON Schema of a query or body, narrowed to the limits, without references."""
-    schema = msgspec.json.schema(reader.narrow(struct), ref_template="#/$defs/{name}")
+    schema = msgspec.json.schema(reader.narrow(struct, null=null), ref_template="#/$defs/{name}")
     defined: dict[str, Any] = schema["$defs"][struct.__name__]
     return defined
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that is not given is not sent: it is never null."""
-    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
-    kind: dict[str, Any] = kinds[0]
-    return kind
 
 
 def _with_ecma_patterns(value: Any) -> Any:

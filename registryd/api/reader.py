@@ -69,7 +69,7 @@ class Reader:
             detail = f"this call has no parameter {_quoted(unknown)}; it takes {_listed(struct)}"
             raise InvalidInput(unknown[0][:ECHO], detail, "unknown_parameter")
         try:
-            return msgspec.convert(values, self.narrow(struct), strict=False)
+            return msgspec.convert(values, self.narrow(struct, null=False), strict=False)
         except msgspec.ValidationError as error:
             complaint = _COMPLAINT.fullmatch(str(error))
             name = complaint["field"] if complaint else "query"
@@ -77,11 +77,11 @@ class Reader:
             detail = f"{name} {str(values.get(name, ''))[:ECHO]!r} is not allowed; send {self.rules.words(rule)}"
             raise InvalidInput(name, detail, "invalid_parameter") from None
 
-    def narrow(self, struct: type[S]) -> type[S]:
+    def narrow(self, struct: type[S], *, null: bool = True) -> type[S]:
         """A declared type under the limits."""
         narrowed = self._narrowed.get(struct)
         if narrowed is None:
-            narrowed = self._narrowed[struct] = self.rules.constrain(struct)
+            narrowed = self._narrowed[struct] = self.rules.constrain(struct, null=null)
         return cast("type[S]", narrowed)
 
     def _refusal(self, error: msgspec.ValidationError, struct: type[Struct], raw: bytes) -> InvalidInput:

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two comments that keep proxies from closing a quiet stream.
 KEEP_ALIVE = 15.0
-COMMENT = b": still here\n\n"
 #: Watchers that are written to before others get their turn.
 SLICE = 100
 
@@ -35,6 +34,27 @@ class WatchQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which services to watch; none: all."""
 
     services: tuple[str, ...] = field(name="service", default=())
+
+
+class Piece:
+    """A piece of a body: as it is, and as a chunk (RFC 9112, 7.1). Made once, however many get it."""
+
+    __slots__ = ("chunk", "plain")
+
+    def __init__(self, plain: bytes, chunk: bytes = b"") -> None:
+        self.plain = plain
+        self.chunk = chunk or b"%x\r\n%b\r\n" % (len(plain), plain)
+
+    @classmethod
+    def join(cls, pieces: "list[Piece]") -> "Piece":
+        """Several in one."""
+        if len(pieces) == 1:
+            return pieces[0]
+        return cls(b"".join(piece.plain for piece in pieces), b"".join(piece.chunk for piece in pieces))
+
+
+COMMENT = Piece(b": still here\n\n")
+RESUMED = Piece(b": resumed\n\n")
 
 
 class Pipe:
@@ -52,14 +72,16 @@ class Pipe:
         #: Whether what was sent last still waits in a buffer.
         self.is_full = False
 
-    def send(self, data: bytes) -> None:
+    def send(self, piece: "Piece") -> None:
         """Sends a piece of the body. Not while `is_full`: `drained` tells when that is over."""
         if self._stream is None:
-            self._sent = self._connection.write(data)
+            self._sent = self._connection.write(piece.plain)
             self.is_full = not self._sent.done()
             return
-        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
-        rest = framed if self._stream.writing() else _send_now(self._stream.socket, framed)
+        if self._stream.closed():  # its end is on the way to us
+            return
+        data = piece.chunk if self._chunked else piece.plain
+        rest = data if self._stream.writing() else _send_now(self._stream.socket, data)
         if rest:
             self._sent = self._stream.write(rest)
             self.is_full = not self._sent.done()
@@ -107,7 +129,7 @@ class Broadcast:
         self._streams: dict[Watcher, Stream] = {}
         self._queue: deque[Stream] = deque()
         #: Events rendered for the watchers that are in the queue, by index.
-        self._rendered: dict[int, bytes] = {}
+        self._rendered: dict[int, Piece] = {}
         self._is_scheduled = False
         #: Those who wait for a slow reader.
         self._slow: set[asyncio.Future[None]] = set()
@@ -149,34 +171,38 @@ class Broadcast:
     def _run(self) -> None:
         """Serves a slice of the queue, and then lets others have their turn."""
         self._is_scheduled = False
+        told: dict[int, Change] = {}
         for _ in range(min(SLICE, len(self._queue))):
-            self._tell(self._queue.popleft())
+            for change in self._tell(self._queue.popleft()):
+                told[change.index] = change
+        self._registry.told(told.values())
         if self._queue:
             self._schedule()
         else:
             self._rendered.clear()
 
-    def _tell(self, stream: Stream) -> None:
-        """Sends all that is pending for one watcher."""
+    def _tell(self, stream: Stream) -> list[Change]:
+        """Sends all that is pending for one watcher; gives it back."""
         stream.is_queued = False
         watcher = stream.watcher
         if watcher.overrun:
             logger.info("watcher cut off: it has left too many changes unread; it may resume")
             stream.pipe.cut_off()
             stream.end()
-            return
+            return []
         if stream.over.done():
-            return
+            return []
         if not watcher.pending:  # it is here to be kept awake
-            self._send(stream, COMMENT)
-            return
+            self.send(stream, COMMENT)
+            return []
         changes = list(watcher.pending)
         watcher.pending.clear()
-        self._send(stream, b"".join(map(self._render, changes)))
-        self._registry.told(changes)
+        self.send(stream, Piece.join([self._render(change) for change in changes]))
+        return changes
 
-    def _send(self, stream: Stream, data: bytes) -> None:
-        stream.pipe.send(data)
+    def send(self, stream: Stream, piece: Piece) -> None:
+        """Sends something of its own to one watcher, or has it wait."""
+        stream.pipe.send(piece)
         if stream.pipe.is_full:
             self._slow.add(task := asyncio.ensure_future(self._go_on(stream)))
             task.add_done_callback(self._slow.discard)
@@ -191,10 +217,10 @@ class Broadcast:
         if stream.watcher.pending or stream.watcher.overrun:
             self.ready(stream.watcher)
 
-    def _render(self, change: Change) -> bytes:
+    def _render(self, change: Change) -> Piece:
         rendered = self._rendered.get(change.index)
         if rendered is None:
-            rendered = self._rendered[change.index] = render.change(change)
+            rendered = self._rendered[change.index] = Piece(render.change(change))
         return rendered
 
     def _keep_alive(self) -> None:
@@ -238,9 +264,10 @@ class WatchHandler(Handler):
             missed = None if last_seen is None else feed.missed(watcher, last_seen)
             if missed is None:
                 snapshot = self.registry.snapshot(services)
-                stream.pipe.send(render.event("snapshot", feed.index, render.snapshot(snapshot)))
+                piece = Piece(render.event("snapshot", feed.index, render.snapshot(snapshot)))
             else:
-                stream.pipe.send(b": resumed\n\n")
+                piece = RESUMED
+            self._broadcast.send(stream, piece)
             feed.attach(watcher, missed or ())
             if feed.is_closing:
                 stream.end()

@@ -51,14 +51,15 @@ class Rulebook:
         """The rule of a field as JSON Schema."""
         return msgspec.json.schema(self._rules[field].type)
 
-    def constrain(self, struct: type[S]) -> type[S]:
-        """A subclass of `struct` whose fields take only what the rules allow, and None where `struct` takes it."""
+    def constrain(self, struct: type[S], *, null: bool) -> type[S]:
+        """A subclass of `struct` whose fields take only what the rules allow; with `null`, also None for what need not
+        be given. (In a query there is no null: read leniently, "null" would pass for one.)"""
         fields: list[Any] = []
         for part in msgspec.structs.fields(struct):
             rule = self._rules[part.name]
             if part.required:
                 fields.append((part.name, rule.type, msgspec.field(name=part.encode_name)))
-            elif part.default is None:
+            elif part.default is None and null:
                 fields.append((part.name, rule.type | None, msgspec.field(name=part.encode_name, default=None)))
             else:
                 fields.append((part.name, rule.type, msgspec.field(name=part.encode_name, default=part.default)))

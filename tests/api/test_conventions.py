@@ -172,7 +172,7 @@ async def test_a_parameter_that_does_not_exist_is_refused(api: Api, path: str) -
     assert detail.startswith("this call has no parameter 'colour'; it takes ")
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "x", "", "1.5", "%FF", "9" * 400])
+@pytest.mark.parametrize("text", ["0", "-1", "x", "", "null", "1.5", "%FF", "9" * 400])
 async def test_a_bad_generation_is_refused(api: Api, text: str) -> None:
     await api.register(instance_id="users-1")
     answer = await api.post(f"/heartbeat/users-1?generation={text}")

@@ -73,6 +73,7 @@ async def test_a_pick_is_not_cached(api: Api) -> None:
         ("limit=0", "limit"),
         ("limit=-1", "limit"),
         ("limit=x", "limit"),
+        ("limit=null", "limit"),
         ("pick=2", "pick"),
         ("pick=0", "pick"),
         ("pick=", "pick"),
