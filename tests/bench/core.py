@@ -12,6 +12,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+from registryd.api.reader import Reader
+from registryd.api.render import json_bytes
+from registryd.api.shapes import RenewedAllShape
+from registryd.api.v1 import InstanceIds
 from registryd.clock import LeaseClock
 from registryd.core.limits import Limits
 from registryd.core.model import Register
@@ -78,14 +82,24 @@ def measure(instances: int) -> None:
         for _ in range(SWEEPS):
             registry.sweep()
 
+    reader, batches = (
+        Reader(Limits()),
+        [json_bytes({"instance_ids": some[n : n + 1000]}) for n in range(0, 20_000, 1000)],
+    )
+
+    def heartbeats() -> None:
+        for batch in batches:
+            json_bytes(RenewedAllShape(*registry.renew_all(reader.body(InstanceIds, batch).instance_ids)))
+
     unit = cost(look_up, HEARTBEATS)
     for name, work, count in [
         ("heartbeat, core", renew_in_core, HEARTBEATS),
         ("heartbeat, registry", heartbeat, HEARTBEATS),
         ("sweep, nothing ended", sweep, SWEEPS),
+        ("1,000 heartbeats in one", heartbeats, len(batches)),
     ]:
         took = cost(work, count)
-        print(f"{instances:>10,}  {name:<22} {took:>10.2f} {took / unit:>12.1f}")
+        print(f"{instances:>10,}  {name:<24} {took:>10.2f} {took / unit:>12.1f}")
     end_all(registry, state, instances)
 
 
@@ -95,7 +109,7 @@ def end_all(registry: Registry, state: State, instances: int) -> None:
     begun = time.perf_counter()
     state.commit(state.ended(later, WALL), later, WALL)
     took = (time.perf_counter() - begun) / instances * 1e6
-    print(f"{instances:>10,}  {'sweep, per ended lease':<22} {took:>10.2f} {'':>12}")
+    print(f"{instances:>10,}  {'sweep, per ended lease':<24} {took:>10.2f} {'':>12}")
     assert registry.tally().instances == 0
 
 
@@ -103,7 +117,7 @@ def main() -> None:
     logging.disable()  # between two measurements the lease clock finds that nobody asked it for a while
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--instances", type=int, nargs="+", default=[1_000, 1_000_000], help="how many leases to hold")
-    print(f"{'leases':>10}  {'what':<22} {'µs each':>10} {'× dict.get':>12}")
+    print(f"{'leases':>10}  {'what':<24} {'µs each':>10} {'× dict.get':>12}")
     for instances in parser.parse_args().instances:
         measure(instances)
 
