@@ -52,8 +52,9 @@ class Handler(RequestHandler):
 
     _index: int | None = None
     _etag: str | None = None
-    #: Called when the client goes before it has its answer.
-    _on_close: Callable[[], object] | None = None
+    #: Whether the client has gone before it had its answer, and what to do then.
+    _is_gone = False
+    _on_gone: Callable[[], object] | None = None
 
     def initialize(self, context: Context) -> None:
         self.registry = context.registry
@@ -98,7 +99,7 @@ class Handler(RequestHandler):
         with feed.seat():
             while not feed.is_closing:
                 waiting = asyncio.ensure_future(feed.changed(service_name))
-                self._on_close = waiting.cancel
+                self.when_gone(waiting.cancel)
                 await asyncio.wait({waiting}, timeout=end - loop.time())
                 if waiting.cancelled():
                     raise ReaderGone
@@ -109,9 +110,16 @@ class Handler(RequestHandler):
                     break
         return is_due()
 
+    def when_gone(self, do: Callable[[], object]) -> None:
+        """Has something done when the client goes before it has its answer; at once, where it has gone already."""
+        self._on_gone = do
+        if self._is_gone:
+            do()
+
     def on_connection_close(self) -> None:
-        if self._on_close is not None:
-            self._on_close()
+        self._is_gone = True
+        if self._on_gone is not None:
+            self._on_gone()
 
     def reply(self, value: object) -> None:
         """Answers 200 with a value as JSON, or with plain text."""

@@ -19,7 +19,7 @@ from registryd.api.base import ANSWERED, Handler, call
 from registryd.api.context import Context
 from registryd.core.errors import InvalidInput
 from registryd.core.model import Change
-from registryd.feed import Watcher
+from registryd.feed import PENDING_CHANGES, Watcher
 from registryd.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -220,6 +220,8 @@ class Broadcast:
     def _render(self, change: Change) -> Piece:
         rendered = self._rendered.get(change.index)
         if rendered is None:
+            if len(self._rendered) >= PENDING_CHANGES:  # the queue has not been empty for long
+                self._rendered.clear()
             rendered = self._rendered[change.index] = Piece(render.change(change))
         return rendered
 
@@ -256,7 +258,7 @@ class WatchHandler(Handler):
         chunked = self._headers.get("Transfer-Encoding") == "chunked"
         watcher = Watcher(services, self._broadcast.ready)
         stream = Stream(Pipe(self.request.connection, chunked=chunked), watcher)
-        self._on_close = stream.end
+        self.when_gone(stream.end)
         self._broadcast.add(stream)
         feed = self.registry.feed
         try:
