@@ -19,7 +19,8 @@ from registryd.core.history import History
 from registryd.core.leases import Lease
 from registryd.core.model import NOBODY, Change, Command, Deregister, Origin, Register, Resume, SetOverride, Update
 from registryd.core.past import REMEMBERED_SECONDS
-from registryd.core.state import ServiceCount, State
+from registryd.core.services import Service, ServiceCount
+from registryd.core.state import State
 from registryd.feed import Feed
 from registryd.store.base import Store
 
@@ -129,6 +130,15 @@ class Registry:
         self._hand_out((lease,))
         return lease
 
+    def listing(self, service_name: str) -> Service | None:
+        """A service, for a reader who takes all of its instances that are up; None where it has no instance."""
+        self._settle()
+        service = self._state.service(service_name)
+        if service is not None:
+            service.listings += 1
+            service.listed_at = self._clock.wall()
+        return service
+
     def choose(self, service_name: str, choice: Choice) -> list[Lease]:
         """The leases of a service's instances that a reader wants; none for a service that nobody has registered."""
         self._settle()
@@ -192,7 +202,7 @@ class Registry:
     def _hand_out(self, leases: Iterable[Lease]) -> None:
         wall = self._clock.wall()
         for lease in leases:
-            lease.handed_out_at = wall
+            lease.given_at = wall
 
     async def _change(self, command: Command, origin: Origin) -> tuple[Change, ...]:
         """The one shape of a change. Gives back what has taken effect; where it raises, nothing has."""

@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
-from support import FIRST_INDEX, ManualClock, RecordingStore, a_registration, up
+from support import FIRST_INDEX, WALL, ManualClock, RecordingStore, a_registration, up
 
 from registryd.core.errors import StaleGeneration, UnknownInstance
-from registryd.core.model import Change, Deregister, Report, Update
+from registryd.core.model import Change, Deregister, Report, Resume, SetOverride, Update
 from registryd.feed import Feed
 from registryd.registry import Registry, Tally
 
@@ -239,3 +239,42 @@ async def test_many_at_once_are_all_done_and_each_once(registry: Registry, store
     assert sorted(ids(registry)) == sorted(f"i{n}" for n in range(10))
     assert all(registry.lease(f"i{n}").instance.generation == 10 for n in range(10))
     assert len(store.changes) == 100
+
+
+async def test_a_listing_hands_out_all_that_are_up_and_nobody_else(registry: Registry, clock: ManualClock) -> None:
+    await registry.register(a_registration(instance_id="up"))
+    await registry.register(a_registration(instance_id="down", status="down"))
+    clock.advance(5)
+    assert registry.listing("users") is not None
+    assert registry.listing("nobody") is None
+    await registry.register(a_registration(instance_id="later"))
+
+    assert registry._state.lease("up").handed_out_at == WALL + 5
+    assert registry._state.lease("down").handed_out_at == 0
+    assert registry._state.lease("later").handed_out_at == 0
+
+
+async def test_what_was_handed_out_stays_noted_when_it_leaves_the_list_and_when_it_comes_back(
+    registry: Registry, clock: ManualClock
+) -> None:
+    await registry.register(a_registration())
+    clock.advance(5)
+    registry.listing("users")
+    await registry.override(SetOverride("i1", "draining"))
+    clock.advance(5)
+    registry.listing("users")
+    assert registry._state.lease("i1").handed_out_at == WALL + 5
+
+    await registry.override(Resume("i1"))
+    assert registry._state.lease("i1").handed_out_at == WALL + 5
+    clock.advance(5)
+    registry.listing("users")
+    assert registry._state.lease("i1").handed_out_at == WALL + 15
+
+
+async def test_a_new_life_has_not_been_handed_out(registry: Registry, clock: ManualClock) -> None:
+    await registry.register(a_registration())
+    registry.listing("users")
+    await registry.register(a_registration())
+
+    assert registry._state.lease("i1").handed_out_at == 0

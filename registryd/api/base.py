@@ -122,13 +122,13 @@ class Handler(RequestHandler):
             self._on_gone()
 
     def reply(self, value: object) -> None:
-        """Answers 200 with a value as JSON, or with plain text."""
+        """Answers 200 with a value as JSON (rendered already, where it is bytes), or with plain text."""
         if isinstance(value, str):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.write(value)
         else:
             self.set_header("Content-Type", "application/json")
-            self.write(render.json_bytes(value))
+            self.write(value if isinstance(value, bytes) else render.json_bytes(value))
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "Future[None]":
         request = self.request.connection

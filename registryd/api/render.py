@@ -1,5 +1,6 @@
 """How things look on the wire. What is shown anywhere is rendered here, once."""
 
+import functools
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -21,8 +22,12 @@ from registryd.api.shapes import (
 )
 from registryd.core.leases import Lease
 from registryd.core.model import Change, Override
-from registryd.core.state import ServiceCount
+from registryd.core.services import Service, ServiceCount
 from registryd.registry import Story
+
+#: The name under which a service keeps its rendered listing; and how many instances are rendered anew together.
+_LISTING = "v1"
+FEW = 32
 
 
 def json_bytes(value: object) -> bytes:
@@ -30,6 +35,7 @@ def json_bytes(value: object) -> bytes:
     return msgspec.json.encode(value) + b"\n"
 
 
+@functools.lru_cache(maxsize=4096)
 def timestamp(wall: int) -> str:
     """RFC 3339, UTC, to the second: 2024-01-15T10:30:00Z."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))
@@ -81,6 +87,37 @@ def renewed(lease: Lease) -> RenewedShape:
     return RenewedShape(
         instance.instance_id, instance.service_name, lease.status, timestamp(lease.last_heartbeat), instance.ttl
     )
+
+
+def listing(service_name: str, service: Service | None) -> bytes:
+    """The instances of a service that are up, as JSON. Rendered anew only where something in it has changed."""
+    if service is None:
+        return b'{"service_name":"%b","instances":[],"count":0}\n' % service_name.encode()
+    if service.rendered is None:
+        service.rendered = {}
+    body = service.rendered.get(_LISTING)
+    if body is None:
+        instances = [
+            _fragment(lease, keep=len(service.leases) > FEW)
+            for lease in service.leases.values()
+            if lease.status == "up"
+        ]
+        body = service.rendered[_LISTING] = b'{"service_name":"%b","instances":[%b],"count":%d}\n' % (
+            service_name.encode(),
+            b",".join(instances),
+            len(instances),
+        )
+    return body
+
+
+def _fragment(lease: Lease, *, keep: bool) -> bytes:
+    """An instance as JSON. Kept where many stand in one list, of which a heartbeat changes one."""
+    fragment = lease.rendered
+    if fragment is None:
+        fragment = msgspec.json.encode(instance(lease))
+        if keep:
+            lease.rendered = fragment
+    return fragment
 
 
 def service(service_name: str, leases: Iterable[Lease]) -> ServiceShape:

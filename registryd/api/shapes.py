@@ -3,7 +3,7 @@
 from msgspec import UNSET, Struct, UnsetType
 
 from registryd.core.model import ChangeKind, OverrideStatus, Status
-from registryd.core.state import ServiceCount
+from registryd.core.services import ServiceCount
 
 
 class OverrideShape(Struct):

@@ -169,6 +169,9 @@ class ServiceHandler(Handler):
     async def get(self, service_name: str, *, query: Wanted) -> object:
         """Lists the instances of a service that are wanted: those that are up, unless the query says otherwise."""
         self.reader.rules.check("service_name", service_name)
+        if not self.request.query_arguments:
+            self.take_index(self.registry.index(service_name), etag=True)
+            return render.listing(service_name, self.registry.listing(service_name))
         registry, choice, seconds = self.registry, query.choice(), query.seconds()
         least = query.least or 0
 

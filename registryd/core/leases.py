@@ -35,6 +35,17 @@ class _Queue(_Link, gc=False, eq=False):
             link = link.after
 
 
+class Listing(Struct, gc=False, eq=False, kw_only=True):
+    """A list in which leases stand, as far as a lease has to know of it. Who reads the list is given all in it that are
+    up, so that is noted here, once, and not at each of them."""
+
+    #: How often it was handed out, and when last: wall clock, whole seconds since 1970.
+    listings: int = 0
+    listed_at: int = 0
+    #: What faces have rendered of it, by names of their own; forgotten when anything shown in it changes.
+    rendered: dict[str, bytes] | None = None
+
+
 class Lease(_Link, gc=False, eq=False, kw_only=True):
     """An instance and how long it still counts as alive. The only thing here that changes in place."""
 
@@ -46,10 +57,27 @@ class Lease(_Link, gc=False, eq=False, kw_only=True):
     override: Override | None = None
     #: The effective status: what the instance reports, unless there is an override.
     status: Status = "up"
-    #: When a reader was last given it: wall clock, whole seconds since 1970; 0: never.
-    handed_out_at: int = 0
+    #: When a reader was last given it by itself, and how often its list had been handed out when it came to be up.
+    given_at: int = 0
+    unseen_listings: int = 0
+    #: The list in which it stands; belongs to Services.
+    listing: Listing
+    #: What a face has rendered of it; forgotten when anything about it changes.
+    rendered: bytes | None = None
     #: Where it stands in line; belongs to Leases.
     queue: _Queue
+
+    @property
+    def handed_out_at(self) -> int:
+        """When a reader was last given it, by itself or in its list: wall clock; 0: never."""
+        if self.status == "up" and self.listing.listings > self.unseen_listings:
+            return max(self.given_at, self.listing.listed_at)
+        return self.given_at
+
+    def touch(self) -> None:
+        """Forgets what was rendered of it, and of its list."""
+        self.rendered = None
+        self.listing.rendered = None
 
     def __repr__(self) -> str:
         return f"Lease({self.instance!r}, last_heartbeat={self.last_heartbeat}, expires_at={self.expires_at})"
@@ -75,7 +103,7 @@ class Leases:
         """The lease of this instance, or None."""
         return self._by_id.get(instance_id)
 
-    def grant(self, instance: Instance, now: float, wall: int) -> Lease:
+    def grant(self, instance: Instance, listing: Listing, now: float, wall: int) -> Lease:
         """Starts a lease that ends `instance.ttl` seconds from `now`; one under the same id is replaced."""
         self.drop(instance.instance_id)
         ends = now + instance.ttl
@@ -84,7 +112,7 @@ class Leases:
             queue = self._queues[instance.ttl] = _Queue(ttl=instance.ttl)
             queue.before = queue.after = queue
             heapq.heappush(self._bounds, (ends, instance.ttl))
-        lease = Lease(instance=instance, last_heartbeat=wall, expires_at=ends, queue=queue)
+        lease = Lease(instance=instance, last_heartbeat=wall, expires_at=ends, listing=listing, queue=queue)
         _append(queue, lease)
         self._by_id[instance.instance_id] = lease
         self._tidy()
@@ -93,7 +121,9 @@ class Leases:
     def renew(self, lease: Lease, now: float, wall: int) -> None:
         """Lets a lease end its ttl from `now` on instead."""
         queue = lease.queue
-        lease.last_heartbeat = wall
+        if lease.last_heartbeat != wall:
+            lease.last_heartbeat = wall
+            lease.touch()
         lease.expires_at = now + queue.ttl
         _remove(lease)
         _append(queue, lease)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Iterable
 
 import msgspec
-from msgspec import Struct
 
 from registryd.core.errors import LimitReached, StaleGeneration, UnknownInstance
 from registryd.core.leases import Lease, Leases
@@ -32,13 +31,7 @@ from registryd.core.model import (
     effective_status,
 )
 from registryd.core.past import Past
-
-
-class ServiceCount(Struct, frozen=True):
-    """How many instances a service has, and how many of them say that they are up."""
-
-    count: int
-    up: int
+from registryd.core.services import Service, ServiceCount, Services
 
 
 class State:
@@ -49,10 +42,8 @@ class State:
         self._limits = limits
         #: Each lease by instance id; the truth about who is alive.
         self._leases = Leases()
-        #: The same leases as {service: {instance_id: lease}}, in order of registration; no entry is empty.
-        self._services: dict[str, dict[str, Lease]] = {}
-        #: How many instances of each service are up; the same keys as _services.
-        self._up: dict[str, int] = {}
+        #: The same leases by service.
+        self._services = Services()
         #: Heap of (lease clock, instance id) at which an override ends, as far as it is still there.
         self._override_ends: list[tuple[float, str]] = []
         self._past = Past()
@@ -75,9 +66,14 @@ class State:
             raise StaleGeneration(instance_id, generation, lease.instance.generation)
         return lease
 
+    def service(self, service_name: str) -> Service | None:
+        """A service with its leases, or None where it has no instance."""
+        return self._services.get(service_name)
+
     def leases(self, service_name: str) -> Collection[Lease]:
         """The leases of a service's instances, in order of registration; none for an unknown service."""
-        return self._services.get(service_name, {}).values()
+        service = self._services.get(service_name)
+        return () if service is None else service.leases.values()
 
     def all_leases(self) -> Iterable[Lease]:
         """The leases of all instances."""
@@ -85,7 +81,7 @@ class State:
 
     def services(self) -> dict[str, ServiceCount]:
         """Every service that has an instance, by name."""
-        return {name: ServiceCount(len(self._services[name]), self._up[name]) for name in sorted(self._services)}
+        return self._services.counts()
 
     def service_count(self) -> int:
         """How many services have an instance."""
@@ -180,7 +176,7 @@ class State:
             )
         if taken_over is not None and taken_over.instance.service_name == service_name:
             return
-        if len(self._services.get(service_name, ())) >= limits.instances_per_service:
+        if len(self.leases(service_name)) >= limits.instances_per_service:
             raise LimitReached(
                 f"service {service_name!r} is full: it has {limits.instances_per_service} instances "
                 f"({flag_of('instances_per_service')}); deregister some, or raise the limit",
@@ -247,9 +243,7 @@ class State:
         if _has_ended(change.override, now) and change.kind in ("registered", "updated"):
             change = msgspec.structs.replace(change, override=None)
         if change.kind == "registered":
-            if lease is not None:
-                self._unlist_if_moved(lease, instance)
-            self._start(change, now, wall)
+            self._start(change, lease, now, wall)
             return change
         if lease is None or lease.instance.generation != instance.generation:
             return None
@@ -265,63 +259,38 @@ class State:
         self._update(lease, change)
         return change
 
-    def _start(self, change: Change, now: float, wall: int) -> None:
-        lease = self._leases.grant(change.instance, now, wall)
-        self._list(lease)
-        self._update(lease, change)
-        self._past.forget(change.instance.instance_id)
+    def _start(self, change: Change, taken_over: Lease | None, now: float, wall: int) -> None:
+        instance = change.instance
+        if taken_over is not None and taken_over.instance.service_name != instance.service_name:
+            self._services.unlist(taken_over)
+        lease = self._leases.grant(instance, self._services.open(instance.service_name), now, wall)
+        self._lay(lease, change.override)
+        self._services.list(lease, change.status)
+        self._past.forget(instance.instance_id)
 
     def _update(self, lease: Lease, change: Change) -> None:
-        """Gives a lease its new instance and override."""
-        service_name = change.instance.service_name
-        self._up[service_name] -= lease.status == "up"
         lease.instance = change.instance
-        if change.override is not lease.override:
-            lease.override = change.override
-            if change.override is not None and change.override.ends_at is not None:
-                self._watch_end(change.override.ends_at, change.instance.instance_id)
-        lease.status = effective_status(lease.instance, lease.override)
-        self._up[service_name] += lease.status == "up"
+        self._lay(lease, change.override)
+        self._services.set_status(lease, change.status)
+
+    def _lay(self, lease: Lease, override: Override | None) -> None:
+        if override is not lease.override:
+            lease.override = override
+            if override is not None and override.ends_at is not None:
+                self._watch_end(override.ends_at, lease.instance.instance_id)
 
     def _remove(self, lease: Lease, now: float) -> None:
         self._leases.drop(lease.instance.instance_id)
-        self._unlist(lease)
+        self._services.unlist(lease)
         self._past.add(lease.instance.instance_id, now, lease.instance.generation, lease.override)
-
-    def _list(self, lease: Lease) -> None:
-        """Puts a lease into its service, in place of one under the same id."""
-        instance = lease.instance
-        leases = self._services.setdefault(instance.service_name, {})
-        old = leases.get(instance.instance_id)
-        leases[instance.instance_id] = lease
-        was_up = old is not None and old.status == "up"
-        self._up[instance.service_name] = self._up.get(instance.service_name, 0) + (lease.status == "up") - was_up
-
-    def _unlist_if_moved(self, lease: Lease, instance: Instance) -> None:
-        if lease.instance.service_name != instance.service_name:
-            self._unlist(lease)
-
-    def _unlist(self, lease: Lease) -> None:
-        service_name = lease.instance.service_name
-        leases = self._services[service_name]
-        del leases[lease.instance.instance_id]
-        self._up[service_name] -= lease.status == "up"
-        if not leases:
-            del self._services[service_name]
-            del self._up[service_name]
 
     def check(self) -> None:
         """Raises AssertionError unless all that the comments say about the fields holds."""
         self._leases.check()
-        listed: dict[str, Lease] = {}
-        for name, leases in self._services.items():
-            assert leases, "a service without instances is gone"
-            assert all(lease.instance.service_name == name for lease in leases.values()), "listed under its service"
-            assert self._up[name] == sum(lease.status == "up" for lease in leases.values()), "up is counted"
-            listed |= leases
+        self._services.check()
+        listed = {instance_id: lease for service in self._services for instance_id, lease in service.leases.items()}
         assert listed.keys() == {lease.instance.instance_id for lease in self._leases}, "listed if and only if leased"
         assert all(self._leases.get(instance_id) is lease for instance_id, lease in listed.items()), "the same lease"
-        assert self._up.keys() == self._services.keys(), "every service is counted"
         ends = set(self._override_ends)
         for lease in listed.values():
             assert lease.status == effective_status(lease.instance, lease.override), "the override wins"

@@ -4,7 +4,7 @@ import math
 
 from support import NOW, WALL, a_registration, new_state
 
-from registryd.core.leases import Lease, Leases
+from registryd.core.leases import Lease, Leases, Listing
 from registryd.core.model import Instance
 
 
@@ -19,7 +19,7 @@ def ids(leases: list[Lease]) -> list[str]:
 
 def test_a_lease_has_not_ended_before_its_end_and_has_at_it() -> None:
     leases = Leases()
-    leases.grant(an_instance("i1", 30), now=1000, wall=WALL)
+    leases.grant(an_instance("i1", 30), Listing(), now=1000, wall=WALL)
 
     assert ids(leases.ended(math.nextafter(1030, 0))) == []
     assert ids(leases.ended(1030)) == ["i1"]
@@ -28,7 +28,7 @@ def test_a_lease_has_not_ended_before_its_end_and_has_at_it() -> None:
 
 def test_asking_what_has_ended_drops_nothing() -> None:
     leases = Leases()
-    leases.grant(an_instance("i1", 30), now=1000, wall=WALL)
+    leases.grant(an_instance("i1", 30), Listing(), now=1000, wall=WALL)
 
     assert ids(leases.ended(2000)) == ["i1"]
     assert ids(leases.ended(2000)) == ["i1"]
@@ -38,7 +38,7 @@ def test_asking_what_has_ended_drops_nothing() -> None:
 
 def test_a_renewal_counts_from_its_own_moment() -> None:
     leases = Leases()
-    lease = leases.grant(an_instance("i1", 30), now=1000, wall=WALL)
+    lease = leases.grant(an_instance("i1", 30), Listing(), now=1000, wall=WALL)
 
     leases.renew(lease, now=1029, wall=WALL + 29)
 
@@ -50,9 +50,9 @@ def test_a_renewal_counts_from_its_own_moment() -> None:
 
 def test_those_that_ended_first_come_first_across_lengths() -> None:
     leases = Leases()
-    leases.grant(an_instance("slow", 60), now=1000, wall=WALL)
-    leases.grant(an_instance("quick", 5), now=1000, wall=WALL)
-    leases.grant(an_instance("middle", 30), now=1000, wall=WALL)
+    leases.grant(an_instance("slow", 60), Listing(), now=1000, wall=WALL)
+    leases.grant(an_instance("quick", 5), Listing(), now=1000, wall=WALL)
+    leases.grant(an_instance("middle", 30), Listing(), now=1000, wall=WALL)
 
     assert ids(leases.ended(1100)) == ["quick", "middle", "slow"]
     assert ids(leases.ended(1030)) == ["quick", "middle"]
@@ -62,7 +62,7 @@ def test_the_next_end_is_never_later_than_the_first_to_end() -> None:
     leases = Leases()
     assert leases.next_end() == math.inf
 
-    lease = leases.grant(an_instance("i1", 30), now=1000, wall=WALL)
+    lease = leases.grant(an_instance("i1", 30), Listing(), now=1000, wall=WALL)
     assert leases.next_end() == 1030
 
     leases.renew(lease, now=1020, wall=WALL)
@@ -73,8 +73,8 @@ def test_the_next_end_is_never_later_than_the_first_to_end() -> None:
 
 def test_an_id_granted_anew_has_one_lease_of_the_new_length() -> None:
     leases = Leases()
-    leases.grant(an_instance("i1", 30), now=1000, wall=WALL)
-    leases.grant(an_instance("i1", 5), now=1000, wall=WALL)
+    leases.grant(an_instance("i1", 30), Listing(), now=1000, wall=WALL)
+    leases.grant(an_instance("i1", 5), Listing(), now=1000, wall=WALL)
 
     assert len(leases) == 1
     assert ids(leases.ended(1005)) == ["i1"]
@@ -84,7 +84,7 @@ def test_an_id_granted_anew_has_one_lease_of_the_new_length() -> None:
 def test_lengths_that_are_used_once_leave_nothing_behind() -> None:
     leases = Leases()
     for n in range(1000):
-        leases.grant(an_instance("i1", 1000 + n / 8), now=1000, wall=WALL)
+        leases.grant(an_instance("i1", 1000 + n / 8), Listing(), now=1000, wall=WALL)
         leases.drop("i1")
 
     assert len(leases._bounds) < 40
@@ -98,8 +98,8 @@ def test_dropping_an_unknown_lease_gives_none() -> None:
 
 def test_a_lease_is_shown_without_its_neighbours() -> None:
     leases = Leases()
-    leases.grant(an_instance("i0", 30), now=1000, wall=WALL)
-    lease = leases.grant(an_instance("i1", 30), now=1000, wall=WALL)
+    leases.grant(an_instance("i0", 30), Listing(), now=1000, wall=WALL)
+    lease = leases.grant(an_instance("i1", 30), Listing(), now=1000, wall=WALL)
 
     assert repr(lease).startswith("Lease(Instance(instance_id='i1', ")
     assert "i0" not in repr(lease)

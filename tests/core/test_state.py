@@ -17,7 +17,8 @@ from registryd.core.model import (
     SetOverride,
     Update,
 )
-from registryd.core.state import ServiceCount, State
+from registryd.core.services import ServiceCount
+from registryd.core.state import State
 
 
 def do(state: State, command: Command, now: float = NOW) -> tuple[Change, ...]:

@@ -1,0 +1,94 @@
+"""The instances by service: `{service_name: {instance_id: lease}}`, and how many of each are up."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from registryd.core.leases import Lease, Listing
+from registryd.core.model import Status
+
+
+class Service(Listing, gc=False, eq=False, kw_only=True):
+    """One service and its instances, in order of registration. It has at least one: a service without is gone."""
+
+    name: str
+    leases: dict[str, Lease]
+    #: How many of them are up.
+    up: int = 0
+
+
+class ServiceCount(Struct, frozen=True):
+    """How many instances a service has, and how many of them are up."""
+
+    count: int
+    up: int
+
+
+class Services:
+    """All services by name. Whoever is listed here has a lease, and the other way round: State sees to that."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Service] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> Service | None:
+        """The service of this name, or None."""
+        return self._by_name.get(name)
+
+    def counts(self) -> dict[str, ServiceCount]:
+        """Every service with its numbers, by name."""
+        return {name: ServiceCount(len(service.leases), service.up) for name, service in sorted(self._by_name.items())}
+
+    def open(self, name: str) -> Service:
+        """The service of this name, a new one where there is none: something must be listed in it at once."""
+        service = self._by_name.get(name)
+        if service is None:
+            service = self._by_name[name] = Service(name=name, leases={})
+        return service
+
+    def list(self, lease: Lease, status: Status) -> None:
+        """Lists a lease with its status, in place of one under the same id."""
+        service = self._by_name[lease.instance.service_name]
+        old = service.leases.get(lease.instance.instance_id)
+        if old is not None:
+            service.up -= old.status == "up"
+        service.leases[lease.instance.instance_id] = lease
+        self._set(service, lease, status)
+
+    def set_status(self, lease: Lease, status: Status) -> None:
+        """Gives a listed lease another status (or the same), after anything about it has changed."""
+        service = self._by_name[lease.instance.service_name]
+        lease.given_at = lease.handed_out_at  # while the list still counts for it
+        service.up -= lease.status == "up"
+        self._set(service, lease, status)
+
+    def unlist(self, lease: Lease) -> None:
+        """Takes a lease off its list, and the service away with the last."""
+        service = self._by_name[lease.instance.service_name]
+        del service.leases[lease.instance.instance_id]
+        service.up -= lease.status == "up"
+        service.rendered = None
+        if not service.leases:
+            del self._by_name[service.name]
+
+    def _set(self, service: Service, lease: Lease, status: Status) -> None:
+        lease.status = status
+        lease.unseen_listings = service.listings
+        lease.touch()
+        service.up += status == "up"
+
+    def check(self) -> None:
+        """Raises AssertionError unless all that is said above holds."""
+        for name, service in self._by_name.items():
+            assert service.name == name
+            assert service.leases, "a service without instances is gone"
+            assert service.up == sum(lease.status == "up" for lease in service.leases.values()), "up is counted"
+            for instance_id, lease in service.leases.items():
+                assert lease.instance.instance_id == instance_id, "listed under its id"
+                assert lease.instance.service_name == name, "listed under its service"
+                assert lease.listing is service, "a lease knows its list"
