@@ -3,9 +3,13 @@
 The index is one counter for everything (the store hands the numbers out). A service's own index is the number of
 the last change to it, so that a reader of one list is not troubled by the others: a change wakes those who wait for
 its service, those who wait for anything, and nobody else.
+
+Watchers share one ring of changes, each with a cursor into it: however many watch, and however slowly, a change is
+kept once. A watcher whose cursor the ring has left behind has lost something, and is told so.
 """
 
 import asyncio
+import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,43 +20,27 @@ from registryd.core.model import Change
 
 Subscriber = Callable[[Change], None]
 
-#: Changes that are kept for watchers who come back.
+#: Changes that are kept for watchers who are behind, or come back.
 KEPT_CHANGES = 65_536
 #: Services whose index is kept after they are gone.
 KEPT_SERVICES = 100_000
-#: Changes that may wait for a watcher to read them.
-PENDING_CHANGES = 4_096
 
 
 class Watcher:
     """Someone who is told of every change to some services, in order, each once.
 
-    Changes wait in `pending` until they are taken; `on_ready` is called when the first one arrives. A watcher who
-    leaves more than `PENDING_CHANGES` waiting is `overrun`: it gets no more and has to come back.
+    `on_ready` is called when there is something to be told; the watcher then takes it from the feed, bit by bit, until
+    nothing is left.
     """
 
     def __init__(self, services: Iterable[str], on_ready: Callable[["Watcher"], None]) -> None:
         #: None stands for every service.
         self.services: frozenset[str | None] = frozenset(services) or frozenset({None})
         self.on_ready = on_ready
-        self.pending: deque[Change] = deque()
-        self.overrun = False
-
-    def wants(self, change: Change) -> bool:
-        """Whether a change is to one of its services."""
-        return None in self.services or change.instance.service_name in self.services
-
-    def tell(self, change: Change) -> None:
-        """Has a change wait for it."""
-        if self.overrun:
-            return
-        self.pending.append(change)
-        if len(self.pending) > PENDING_CHANGES:
-            self.overrun = True
-            self.pending.clear()
-        elif len(self.pending) > 1:
-            return
-        self.on_ready(self)
+        #: It knows of every change up to this one.
+        self.cursor = 0
+        #: Whether there is something that it has not taken yet.
+        self.is_behind = False
 
 
 class Feed:
@@ -74,8 +62,11 @@ class Feed:
         #: A service that is not in there has not changed since this one.
         self._floor = index
         #: The latest changes. Everything after _kept_since is in there.
-        self._changes: deque[Change] = deque(maxlen=kept_changes)
+        self._changes: deque[Change] = deque()
+        self._kept_changes = kept_changes
         self._kept_since = index
+        #: The same by service. No entry is empty.
+        self._changes_of: dict[str, deque[Change]] = {}
         self._subscribers: list[Subscriber] = []
         self._most_watchers = most_watchers
         #: How many are waiting or watching.
@@ -95,18 +86,21 @@ class Feed:
 
     def publish(self, changes: Iterable[Change]) -> None:
         """Passes on changes that have come true. Their numbers must be higher than all before."""
+        first: dict[str | None, int] = {}
         for change in changes:
             assert change.index > self.index, "the index never goes back"
             self.index = change.index
             self._keep(change)
             for subscriber in self._subscribers:
                 subscriber(change)
-            for service_name in (change.instance.service_name, None):
-                for future in self._waiting.pop(service_name, ()):
-                    if not future.done():
-                        future.set_result(None)
-                for watcher in self._watching.get(service_name, ()):
-                    watcher.tell(change)
+            first.setdefault(None, change.index)
+            first.setdefault(change.instance.service_name, change.index)
+        for service_name, index in first.items():
+            for future in self._waiting.pop(service_name, ()):
+                if not future.done():
+                    future.set_result(None)
+            for watcher in self._watching.get(service_name, ()):
+                self._rouse(watcher, index)
 
     @contextmanager
     def seat(self) -> Iterator[None]:
@@ -122,39 +116,62 @@ class Feed:
         finally:
             self.watchers -= 1
 
-    async def changed(self, service_name: str | None) -> None:
-        """Waits for the next change to a service, or to anything, or for `close`. Cancelling leaves nothing behind."""
-        if self._closing:
-            return
+    def changed(self, service_name: str | None) -> "asyncio.Future[None]":
+        """A future that is done at the next change to a service, or to anything, or at `close`: from this very moment
+        on, so that nothing is missed between a look at how things are and the wait. `forget` it when it is not wanted
+        any more."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(service_name, set())
-        waiting.add(future)
-        try:
-            await future
-        finally:
-            waiting.discard(future)
-            if not waiting and self._waiting.get(service_name) is waiting:
-                del self._waiting[service_name]
+        if self._closing:
+            future.set_result(None)
+        else:
+            self._waiting.setdefault(service_name, set()).add(future)
+        return future
 
-    def missed(self, watcher: Watcher, since: int) -> list[Change] | None:
-        """What a watcher has missed since it knew everything up to `since`; None where that is not known any more, or
-        is more than may wait for it."""
-        if not self._kept_since <= since <= self.index:
-            return None
-        missed: deque[Change] = deque()
-        for change in reversed(self._changes):
-            if change.index <= since:
-                break
-            if watcher.wants(change):
-                missed.appendleft(change)
-        return list(missed) if len(missed) <= PENDING_CHANGES else None
+    def forget(self, service_name: str | None, future: "asyncio.Future[None]") -> None:
+        """Lets go of a future that `changed` has given."""
+        waiting = self._waiting.get(service_name, set())
+        waiting.discard(future)
+        if not waiting:
+            self._waiting.pop(service_name, None)
 
-    def attach(self, watcher: Watcher, missed: Iterable[Change] = ()) -> None:
-        """Has a watcher told of what it has missed, and of every change from now on."""
+    def knows_since(self, services: Iterable[str | None], index: int) -> bool:
+        """Whether all that has happened to these services since `index` is still here."""
+        if index > self.index:
+            return False
+        if index >= self._kept_since:
+            return True
+        return all(name is not None and self.index_of(name) <= index for name in services)
+
+    def attach(self, watcher: Watcher, since: int) -> None:
+        """Has a watcher told of every change after `since`, which must be known."""
+        watcher.cursor = since
         for service_name in watcher.services:
             self._watching.setdefault(service_name, {})[watcher] = None
-        for change in missed:
-            watcher.tell(change)
+        for service_name in watcher.services:
+            last = self.index if service_name is None else self.index_of(service_name)
+            if last > since:
+                self._rouse(watcher, since + 1)
+
+    def take(self, watcher: Watcher, most: int) -> list[Change] | None:
+        """What a watcher is to be told next, at most so many changes; nothing where it is up to date. None where the
+        ring has left it behind."""
+        if watcher.is_behind and watcher.cursor < self._kept_since:
+            return None
+        logs = (self._changes if name is None else self._changes_of.get(name) for name in watcher.services)
+        after = [_after(log, watcher.cursor) for log in logs if log]
+        changes = after[0] if len(after) == 1 else list(heapq.merge(*after, key=lambda change: change.index))
+        taken = changes[:most]
+        watcher.is_behind = len(taken) < len(changes)
+        if taken:
+            watcher.cursor = taken[-1].index
+        return taken
+
+    def _rouse(self, watcher: Watcher, index: int) -> None:
+        """Tells a watcher that there is something from `index` on. Until then it knew everything before."""
+        if not watcher.is_behind:
+            watcher.is_behind = True
+            watcher.cursor = max(watcher.cursor, index - 1)
+            watcher.on_ready(watcher)
 
     def detach(self, watcher: Watcher) -> None:
         """Tells a watcher nothing any more."""
@@ -178,17 +195,37 @@ class Feed:
                     future.set_result(None)
 
     def _keep(self, change: Change) -> None:
-        if len(self._changes) == self._changes.maxlen:
-            self._kept_since = self._changes[0].index
-        self._changes.append(change)
         service_name = change.instance.service_name
+        self._changes.append(change)
+        self._changes_of.setdefault(service_name, deque()).append(change)
+        if len(self._changes) > self._kept_changes:
+            self._drop_oldest()
         self._by_service[service_name] = change.index
         self._by_service.move_to_end(service_name)
         if len(self._by_service) > self._kept_services:
             _, self._floor = self._by_service.popitem(last=False)
+
+    def _drop_oldest(self) -> None:
+        oldest = self._changes.popleft()
+        self._kept_since = oldest.index
+        of_service = self._changes_of[oldest.instance.service_name]
+        of_service.popleft()
+        if not of_service:
+            del self._changes_of[oldest.instance.service_name]
 
     def check(self) -> None:
         """Raises AssertionError where someone who has left is still waited for."""
         assert self.watchers == 0, "nobody holds a seat"
         assert not self._waiting, "nobody waits"
         assert not self._watching, "nobody watches"
+
+
+def _after(log: deque[Change], index: int) -> list[Change]:
+    """The changes in a log after an index, at the cost of those alone."""
+    found: list[Change] = []
+    for change in reversed(log):
+        if change.index <= index:
+            break
+        found.append(change)
+    found.reverse()
+    return found

@@ -123,27 +123,31 @@ class Registry:
 
     # Questions.
 
-    def lease(self, instance_id: str) -> Lease:
+    # What they give to a reader is noted as handed out, unless he only asks whether there is anything.
+
+    def lease(self, instance_id: str, *, hand_out: bool = True) -> Lease:
         """The lease of one instance, for a reader. Raises UnknownInstance."""
         self._settle()
         lease = self._state.lease(instance_id)
-        self._hand_out((lease,))
+        if hand_out:
+            self._hand_out((lease,))
         return lease
 
-    def listing(self, service_name: str) -> Service | None:
+    def listing(self, service_name: str, *, hand_out: bool = True) -> Service | None:
         """A service, for a reader who takes all of its instances that are up; None where it has no instance."""
         self._settle()
         service = self._state.service(service_name)
-        if service is not None:
+        if service is not None and hand_out:
             service.listings += 1
             service.listed_at = self._clock.wall()
         return service
 
-    def choose(self, service_name: str, choice: Choice) -> list[Lease]:
+    def choose(self, service_name: str, choice: Choice, *, hand_out: bool = True) -> list[Lease]:
         """The leases of a service's instances that a reader wants; none for a service that nobody has registered."""
         self._settle()
         chosen = choose(self._state.leases(service_name), choice, self._dice)
-        self._hand_out(chosen)
+        if hand_out:
+            self._hand_out(chosen)
         return chosen
 
     def count(self, service_name: str, choice: Choice) -> int:
@@ -154,7 +158,7 @@ class Registry:
     def snapshot(self, service_names: Iterable[str]) -> list[Lease]:
         """The leases of all instances of these services, or of all, for a watcher, whatever their status."""
         self._settle()
-        names = list(service_names)
+        names = list(dict.fromkeys(service_names))
         leases = (
             [lease for name in names for lease in self._state.leases(name)] if names else [*self._state.all_leases()]
         )
@@ -180,16 +184,13 @@ class Registry:
         """What is known of an instance, or of every instance of a service; nothing where neither was ever seen,
         or where they have been gone for an hour."""
         self._settle()
-        story = self._story(subject)
-        if story is not None:
-            return [story]
         present = [lease.instance.instance_id for lease in self._state.leases(subject)]
-        known = dict.fromkeys([*present, *self._history.of_service(subject)])
+        known = dict.fromkeys([subject, *present, *self._history.of_service(subject)])
         return [story for story in map(self._story, known) if story is not None]
 
     def told(self, changes: Iterable[Change]) -> None:
-        """Watchers have been given the instances in these changes."""
-        leases = (self._state.find(change.instance.instance_id) for change in changes)
+        """Watchers have been given the instances in these changes: those that are up, as nobody goes to the others."""
+        leases = (self._state.find(change.instance.instance_id) for change in changes if change.status == "up")
         self._hand_out(lease for lease in leases if lease is not None)
 
     def _story(self, instance_id: str) -> Story | None:

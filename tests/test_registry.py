@@ -272,9 +272,17 @@ async def test_what_was_handed_out_stays_noted_when_it_leaves_the_list_and_when_
     assert registry._state.lease("i1").handed_out_at == WALL + 15
 
 
-async def test_a_new_life_has_not_been_handed_out(registry: Registry, clock: ManualClock) -> None:
+@pytest.mark.parametrize("way", ["takeover", "move", "deregister", "expire"])
+async def test_when_it_was_handed_out_is_remembered_into_the_next_life(
+    registry: Registry, clock: ManualClock, way: str
+) -> None:
     await registry.register(a_registration())
     registry.listing("users")
-    await registry.register(a_registration())
+    clock.advance(5)
+    if way == "deregister":
+        await registry.deregister(Deregister("i1"))
+    if way == "expire":
+        clock.advance(30)
+    await registry.register(a_registration("timelines" if way == "move" else "users"))
 
-    assert registry._state.lease("i1").handed_out_at == 0
+    assert registry._state.lease("i1").handed_out_at == WALL

@@ -89,6 +89,11 @@ class Handler(RequestHandler):
         """Who asks."""
         return Origin(self.request.remote_ip or "", self.request.headers.get("User-Agent", "")[:256])
 
+    @property
+    def gives(self) -> bool:
+        """Whether whoever asks gets to see what is answered."""
+        return self.request.method != "HEAD"
+
     async def wait_for(self, is_due: Callable[[], bool], service_name: str | None, seconds: float) -> bool:
         """Waits until `is_due`, looking anew at each change to a service (None: to anything), but not for longer than
         `seconds`, nor after the daemon has begun to stop. Gives back whether it is. Raises LimitReached, ReaderGone."""
@@ -98,15 +103,16 @@ class Handler(RequestHandler):
         end = loop.time() + seconds
         with feed.seat():
             while not feed.is_closing:
-                waiting = asyncio.ensure_future(feed.changed(service_name))
-                self.when_gone(waiting.cancel)
-                await asyncio.wait({waiting}, timeout=end - loop.time())
-                if waiting.cancelled():
+                changed = feed.changed(service_name)
+                try:
+                    self.when_gone(changed.cancel)
+                    if not is_due():
+                        await asyncio.wait({changed}, timeout=end - loop.time())
+                finally:
+                    feed.forget(service_name, changed)
+                if changed.cancelled():
                     raise ReaderGone
-                if not waiting.done():
-                    waiting.cancel()
-                    break
-                if is_due():
+                if is_due() or not changed.done():
                     break
         return is_due()
 

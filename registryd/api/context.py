@@ -35,6 +35,8 @@ class UnderWay:
         #: Each request with the connection that it came by. `request` is the HTTPConnection, of which Tornado makes one
         #: per request.
         self._requests: dict[object, object] = {}
+        #: The same the other way round. No entry is empty.
+        self._by_connection: dict[object, set[object]] = {}
         self._none = asyncio.Event()
         self._none.set()
 
@@ -44,17 +46,23 @@ class UnderWay:
     def begin(self, request: object, connection: object) -> None:
         """A request has begun to arrive."""
         self._requests[request] = connection
+        self._by_connection.setdefault(connection, set()).add(request)
         self._none.clear()
 
     def end(self, request: object) -> None:
         """The answer has been handed to the system, or there is nobody left to have it."""
-        self._requests.pop(request, None)
+        connection = self._requests.pop(request, None)
+        if connection is not None:
+            of_connection = self._by_connection[connection]
+            of_connection.discard(request)
+            if not of_connection:
+                del self._by_connection[connection]
         if not self._requests:
             self._none.set()
 
     def end_all(self, connection: object) -> None:
         """A connection has closed, with whatever was to be answered on it."""
-        for request in [request for request, by in self._requests.items() if by is connection]:
+        for request in list(self._by_connection.get(connection, ())):
             self.end(request)
 
     async def wait_until_none(self) -> None:

@@ -57,7 +57,8 @@ class Reader:
         fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
         values: dict[str, Any] = {}
         unknown = []
-        for name, raw in arguments.items():
+        for latin, raw in arguments.items():
+            name = latin.encode("latin-1").decode("utf-8", "backslashreplace")  # Tornado's names are not decoded
             given = [text.decode("utf-8", "backslashreplace") for text in raw]
             if name.startswith(_META) and "meta" in fields:
                 values.setdefault("meta", {})[name.removeprefix(_META)] = _one(name, given)

@@ -157,7 +157,7 @@ class InstanceHandler(Handler):
     def get(self, instance_id: str) -> object:
         """Shows one instance, whatever its status."""
         self.take_index(self.registry.index())
-        return render.instance(self.registry.lease(instance_id))
+        return render.instance(self.registry.lease(instance_id, hand_out=self.gives))
 
     head = get
 
@@ -171,7 +171,7 @@ class ServiceHandler(Handler):
         self.reader.rules.check("service_name", service_name)
         if not self.request.query_arguments:
             self.take_index(self.registry.index(service_name), etag=True)
-            return render.listing(service_name, self.registry.listing(service_name))
+            return render.listing(service_name, self.registry.listing(service_name, hand_out=self.gives))
         registry, choice, seconds = self.registry, query.choice(), query.seconds()
         least = query.least or 0
 
@@ -184,7 +184,7 @@ class ServiceHandler(Handler):
         there = registry.count(service_name, choice)
         if there < least:
             raise TooFew(least, there)
-        return render.service(service_name, registry.choose(service_name, choice))
+        return render.service(service_name, registry.choose(service_name, choice, hand_out=self.gives))
 
     head = get
 

@@ -19,7 +19,7 @@ from registryd.api.base import ANSWERED, Handler, call
 from registryd.api.context import Context
 from registryd.core.errors import InvalidInput
 from registryd.core.model import Change
-from registryd.feed import PENDING_CHANGES, Watcher
+from registryd.feed import Watcher
 from registryd.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,12 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = 15.0
 #: Watchers that are written to before others get their turn.
 SLICE = 100
+#: Changes and bytes that one watcher is sent in one turn, and seconds that it may leave them unread.
+TURN_CHANGES = 256
+TURN_BYTES = 256 * 1024
+UNREAD_TIMEOUT = 30.0
+#: Events that are kept rendered while watchers have their turns.
+MOST_RENDERED = 4096
 
 
 class WatchQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +120,8 @@ class Stream:
         #: Done when the stream is over, from either side.
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_queued = False
+        #: Since when it has left unread what it was sent, on the loop's clock.
+        self.full_since = 0.0
 
     def end(self) -> None:
         """Ends the stream."""
@@ -140,7 +148,7 @@ class Broadcast:
         self._timer.start()
 
     def close(self) -> None:
-        """Ends all streams in order: each has got what it was to be told so far."""
+        """Ends all streams in order, after what they can be told at once."""
         self._timer.stop()
         while self._queue:
             self._tell(self._queue.popleft())
@@ -156,9 +164,13 @@ class Broadcast:
         self._streams.pop(stream.watcher, None)
 
     def ready(self, watcher: Watcher) -> None:
-        """A watcher has something to be told: it gets its turn."""
+        """A watcher has something to be told: it gets its turn, unless it still has to read what it was sent."""
         stream = self._streams.get(watcher)
-        if stream is not None and not stream.is_queued and (watcher.overrun or not stream.pipe.is_full):
+        if stream is not None and not stream.pipe.is_full:
+            self._queue_up(stream)
+
+    def _queue_up(self, stream: Stream) -> None:
+        if not stream.is_queued:
             stream.is_queued = True
             self._queue.append(stream)
             self._schedule()
@@ -182,28 +194,41 @@ class Broadcast:
             self._rendered.clear()
 
     def _tell(self, stream: Stream) -> list[Change]:
-        """Sends all that is pending for one watcher; gives it back."""
+        """Sends one watcher what is next; gives it back."""
         stream.is_queued = False
-        watcher = stream.watcher
-        if watcher.overrun:
-            logger.info("watcher cut off: it has left too many changes unread; it may resume")
-            stream.pipe.cut_off()
-            stream.end()
-            return []
         if stream.over.done():
             return []
-        if not watcher.pending:  # it is here to be kept awake
+        changes = self._registry.feed.take(stream.watcher, TURN_CHANGES)
+        if changes is None:
+            self._cut_off(stream, "it is too far behind")
+            return []
+        if not changes:  # it is here to be kept awake
             self.send(stream, COMMENT)
             return []
-        changes = list(watcher.pending)
-        watcher.pending.clear()
-        self.send(stream, Piece.join([self._render(change) for change in changes]))
-        return changes
+        pieces: list[Piece] = []
+        size = 0
+        for change in changes:
+            piece = self._render(change)
+            pieces.append(piece)
+            size += len(piece.plain)
+            if size >= TURN_BYTES and len(pieces) < len(changes):
+                stream.watcher.cursor, stream.watcher.is_behind = change.index, True
+                break
+        self.send(stream, Piece.join(pieces))
+        if stream.watcher.is_behind and not stream.pipe.is_full:
+            self._queue_up(stream)
+        return changes[: len(pieces)]
+
+    def _cut_off(self, stream: Stream, why: str) -> None:
+        logger.info("watcher cut off: %s; it may resume", why)
+        stream.pipe.cut_off()
+        stream.end()
 
     def send(self, stream: Stream, piece: Piece) -> None:
         """Sends something of its own to one watcher, or has it wait."""
         stream.pipe.send(piece)
         if stream.pipe.is_full:
+            stream.full_since = asyncio.get_running_loop().time()
             self._slow.add(task := asyncio.ensure_future(self._go_on(stream)))
             task.add_done_callback(self._slow.discard)
 
@@ -214,20 +239,24 @@ class Broadcast:
         except OSError:  # it has gone
             stream.end()
             return
-        if stream.watcher.pending or stream.watcher.overrun:
-            self.ready(stream.watcher)
+        if stream.watcher.is_behind:
+            self._queue_up(stream)
 
     def _render(self, change: Change) -> Piece:
         rendered = self._rendered.get(change.index)
         if rendered is None:
-            if len(self._rendered) >= PENDING_CHANGES:  # the queue has not been empty for long
+            if len(self._rendered) >= MOST_RENDERED:  # the queue has not been empty for long
                 self._rendered.clear()
             rendered = self._rendered[change.index] = Piece(render.change(change))
         return rendered
 
     def _keep_alive(self) -> None:
-        for watcher in self._streams:
-            self.ready(watcher)
+        now = asyncio.get_running_loop().time()
+        for stream in list(self._streams.values()):
+            if not stream.pipe.is_full:
+                self._queue_up(stream)
+            elif now - stream.full_since >= UNREAD_TIMEOUT:
+                self._cut_off(stream, f"it has not read for {UNREAD_TIMEOUT:g} s")
 
 
 class WatchHandler(Handler):
@@ -263,20 +292,23 @@ class WatchHandler(Handler):
         feed = self.registry.feed
         try:
             # From here to the next await nothing can change, so nothing is missed and nothing comes twice.
-            missed = None if last_seen is None else feed.missed(watcher, last_seen)
-            if missed is None:
-                snapshot = self.registry.snapshot(services)
-                piece = Piece(render.event("snapshot", feed.index, render.snapshot(snapshot)))
+            if last_seen is not None and feed.knows_since(watcher.services, last_seen):
+                self._broadcast.send(stream, RESUMED)
+                feed.attach(watcher, last_seen)
             else:
-                piece = RESUMED
-            self._broadcast.send(stream, piece)
-            feed.attach(watcher, missed or ())
+                self._broadcast.send(stream, self._snapshot(services))
+                feed.attach(watcher, feed.index)
             if feed.is_closing:
                 stream.end()
             await stream.over
         finally:
             feed.detach(watcher)
             self._broadcast.remove(stream)
+
+    def _snapshot(self, services: Iterable[str]) -> Piece:
+        # In a method of its own: it may be large, and must not live as long as the stream.
+        leases = self.registry.snapshot(services)
+        return Piece(render.event("snapshot", self.registry.feed.index, render.snapshot(leases)))
 
     def _last_event_id(self) -> int | None:
         text = self.request.headers.get("Last-Event-ID")

@@ -14,8 +14,10 @@ class History:
 
     def __init__(self, *, events_in_all: int = EVENTS_IN_ALL) -> None:
         self._in_all = events_in_all
-        #: Every remembered change, the oldest first; some may be gone from _by_id already.
+        #: Every remembered change, the oldest first; and some that are gone from _by_id already.
         self._order: deque[Change] = deque()
+        #: How many are remembered.
+        self._count = 0
         self._by_id: dict[str, deque[Change]] = {}
 
     def note(self, change: Change) -> None:
@@ -23,11 +25,17 @@ class History:
         instance_id = change.instance.instance_id
         events = self._by_id.get(instance_id)
         if events is None:
-            events = self._by_id[instance_id] = deque(maxlen=EVENTS_EACH)
+            events = self._by_id[instance_id] = deque()
         events.append(change)
         self._order.append(change)
-        if len(self._order) > self._in_all:
+        self._count += 1
+        if len(events) > EVENTS_EACH:
+            events.popleft()
+            self._count -= 1
+        while self._count > self._in_all:
             self._forget(self._order.popleft())
+        if len(self._order) > 2 * self._in_all:  # most are of a busy few, and dropped long since
+            self._order = deque(one for one in self._order if self._is_kept(one))
 
     def of(self, instance_id: str) -> list[Change]:
         """What is remembered of an instance, the oldest first."""
@@ -41,9 +49,14 @@ class History:
             if events[-1].instance.service_name == service_name
         ]
 
-    def _forget(self, change: Change) -> None:
+    def _is_kept(self, change: Change) -> bool:
         events = self._by_id.get(change.instance.instance_id)
-        if events and events[0] is change:
+        return events is not None and change.index >= events[0].index
+
+    def _forget(self, change: Change) -> None:
+        if self._is_kept(change):
+            events = self._by_id[change.instance.instance_id]
             events.popleft()
+            self._count -= 1
             if not events:
                 del self._by_id[change.instance.instance_id]

@@ -1,5 +1,6 @@
 """What is remembered of instances that are gone, so that their next life begins where the last one ended: the number
-of that life, and an override that an operator has laid over it. For an hour, and bounded.
+of that life, an override that an operator has laid over it, and when a reader was last given it. For an hour, and
+bounded.
 """
 
 from collections import OrderedDict
@@ -14,11 +15,13 @@ REMEMBERED_INSTANCES = 100_000
 
 
 class Gone(Struct, gc=False):
-    """An instance that is gone: when (lease clock), its last generation, its override."""
+    """An instance that is gone: when (lease clock), its last generation, its override, and when a reader was last given
+    it (wall clock; 0: never)."""
 
     at: float
     generation: int
     override: Override | None
+    given_at: int
 
 
 class Past:
@@ -35,11 +38,13 @@ class Past:
         gone = self._gone.get(instance_id)
         return gone if gone is not None and now - gone.at < REMEMBERED_SECONDS else None
 
-    def add(self, instance_id: str, now: float, generation: int, override: Override | None) -> None:
+    def add(self, instance_id: str, gone: Gone) -> None:
         """An instance has gone."""
         self._gone.pop(instance_id, None)
-        self._gone[instance_id] = Gone(now, generation, override)
-        while len(self._gone) > REMEMBERED_INSTANCES or now - next(iter(self._gone.values())).at >= REMEMBERED_SECONDS:
+        self._gone[instance_id] = gone
+        while (
+            len(self._gone) > REMEMBERED_INSTANCES or gone.at - next(iter(self._gone.values())).at >= REMEMBERED_SECONDS
+        ):
             self._gone.popitem(last=False)
 
     def forget(self, instance_id: str) -> None:

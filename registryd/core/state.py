@@ -30,7 +30,7 @@ from registryd.core.model import (
     Update,
     effective_status,
 )
-from registryd.core.past import Past
+from registryd.core.past import Gone, Past
 from registryd.core.services import Service, ServiceCount, Services
 
 
@@ -195,6 +195,9 @@ class State:
 
     def _decide_override(self, command: SetOverride, now: float, wall: int, origin: Origin) -> tuple[Change, ...]:
         lease = self.lease(command.instance_id)
+        laid = lease.override
+        if laid is not None and laid.status == command.status and not command.reason and command.seconds is None:
+            return ()  # it is there, and nothing new is said of it
         if command.seconds is None:
             override = Override(command.status, command.reason, wall)
         else:
@@ -261,12 +264,21 @@ class State:
 
     def _start(self, change: Change, taken_over: Lease | None, now: float, wall: int) -> None:
         instance = change.instance
+        given_at = self._last_given_at(instance.instance_id, taken_over, now)
         if taken_over is not None and taken_over.instance.service_name != instance.service_name:
             self._services.unlist(taken_over)
         lease = self._leases.grant(instance, self._services.open(instance.service_name), now, wall)
+        lease.given_at = given_at
         self._lay(lease, change.override)
         self._services.list(lease, change.status)
         self._past.forget(instance.instance_id)
+
+    def _last_given_at(self, instance_id: str, taken_over: Lease | None, now: float) -> int:
+        """When a reader was last given this instance, in whichever life."""
+        if taken_over is not None:
+            return taken_over.handed_out_at
+        gone = self._past.get(instance_id, now)
+        return 0 if gone is None else gone.given_at
 
     def _update(self, lease: Lease, change: Change) -> None:
         lease.instance = change.instance
@@ -282,7 +294,8 @@ class State:
     def _remove(self, lease: Lease, now: float) -> None:
         self._leases.drop(lease.instance.instance_id)
         self._services.unlist(lease)
-        self._past.add(lease.instance.instance_id, now, lease.instance.generation, lease.override)
+        gone = Gone(now, lease.instance.generation, lease.override, lease.handed_out_at)
+        self._past.add(lease.instance.instance_id, gone)
 
     def check(self) -> None:
         """Raises AssertionError unless all that the comments say about the fields holds."""

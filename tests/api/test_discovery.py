@@ -30,6 +30,7 @@ def ids(answer: Any) -> list[str]:
         ("meta.rack=7&meta.os=linux", ["b"]),
         ("meta.rack=7&meta.os=bsd", []),
         ("meta.a%2Fb=c%20d", ["a"]),
+        ("meta.%D0%BA=%D0%B7", ["a"]),
         ("near=us", ["b", "a"]),
         ("near=us&limit=1", ["b"]),
         ("limit=1", ["a"]),
@@ -40,7 +41,7 @@ def ids(answer: Any) -> list[str]:
     ],
 )
 async def test_the_query_chooses(api: Api, query: str, chosen: list[str]) -> None:
-    await api.register(instance_id="a", tags=["blue", "canary"], zone="eu", metadata={"a/b": "c d"})
+    await api.register(instance_id="a", tags=["blue", "canary"], zone="eu", metadata={"a/b": "c d", "к": "з"})
     await api.register(instance_id="b", tags=["blue"], zone="us", version="2", metadata={"rack": "7", "os": "linux"})
     await api.register(instance_id="c", status="starting", zone="eu")
     await api.register(instance_id="d")
@@ -240,7 +241,20 @@ async def test_what_does_not_hand_it_out_is_not(api: Api, clock: ManualClock, pa
     assert (await api.post("/drain/a")).json["last_handed_out_at"] is None
 
 
-async def test_a_304_and_a_drained_instance_are_not_handed_out(api: Api, clock: ManualClock) -> None:
+async def test_a_head_hands_out_nothing_and_a_304_what_it_confirms(api: Api, clock: ManualClock) -> None:
+    await api.register(instance_id="a")
+    clock.advance(1)
+    for path in ("/services/users", "/services/users?tag=none&status=any", "/services/users?limit=1", "/instances/a"):
+        await api("HEAD", path)
+    assert (await api.get("/explain/a")).json["instances"][0]["last_handed_out_at"] is None
+
+    etag = (await api.get("/services/users")).headers["ETag"]
+    clock.advance(5)
+    assert (await api.get("/services/users", If_None_Match=etag)).status == 304
+    assert (await api.post("/drain/a")).json["last_handed_out_at"] == "2024-01-15T10:30:06Z"
+
+
+async def test_a_drained_instance_is_not_handed_out_any_more(api: Api, clock: ManualClock) -> None:
     await api.register(instance_id="a")
     await api.post("/drain/a")
     for _ in range(5):
@@ -249,6 +263,17 @@ async def test_a_304_and_a_drained_instance_are_not_handed_out(api: Api, clock: 
         await api.post("/heartbeat/a")
 
     assert (await api.post("/drain/a")).json["last_handed_out_at"] is None
+
+
+async def test_draining_again_changes_nothing_unless_it_says_something_new(api: Api, clock: ManualClock) -> None:
+    await api.register(instance_id="a")
+    first = (await api.post("/drain/a", {"reason": "deploy 42", "for": 600})).json
+    clock.advance(5)
+    assert (await api.post("/drain/a")).json == first
+    assert (await api.get("/services/users")).headers["Registry-Index"] == str(FIRST_INDEX + 2)
+
+    assert (await api.post("/drain/a", {"reason": "deploy 43"})).json["override"]["reason"] == "deploy 43"
+    assert (await api.post("/maintenance/a")).json["override"]["status"] == "maintenance"
 
 
 # Generations
@@ -390,6 +415,14 @@ async def test_explain_tells_of_every_instance_of_a_service_and_of_those_gone(ap
     assert [(one["instance_id"], one["handed_out"]) for one in answer["instances"]] == [
         ("a", True), ("b", False), ("c", False),
     ]  # fmt: skip
+
+
+async def test_a_subject_may_be_an_instance_and_a_service(api: Api) -> None:
+    await api.register("both", instance_id="a")
+    await api.register("users", instance_id="both")
+
+    answer = (await api.get("/explain/both")).json
+    assert [one["instance_id"] for one in answer["instances"]] == ["both", "a"]
 
 
 async def test_only_the_last_events_are_told(api: Api) -> None:

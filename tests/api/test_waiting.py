@@ -11,6 +11,7 @@ from tornado.httpserver import HTTPServer
 
 from registryd.api.context import UnderWay
 from registryd.core.limits import Limits
+from registryd.core.model import Deregister
 from registryd.feed import Feed
 from registryd.registry import Registry
 
@@ -68,24 +69,39 @@ async def test_every_visible_change_wakes(
 async def test_another_services_change_wakes_nobody(api: Api, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.register("b", instance_id="b")
     index = index_of(await api.get("/services/b"))
-    wakes = 0
+    futures: list[asyncio.Future[None]] = []
     original = Feed.changed
 
-    async def counted(self: Feed, service_name: str | None) -> None:
-        nonlocal wakes
-        await original(self, service_name)
-        wakes += 1
+    def counted(self: Feed, service_name: str | None) -> asyncio.Future[None]:
+        futures.append(original(self, service_name))
+        return futures[-1]
 
     monkeypatch.setattr(Feed, "changed", counted)
     poll = asyncio.ensure_future(api.get(f"/services/b?index={index}&wait=1m"))
     await waiting(feed)
     for n in range(100):
         await api.register("a", instance_id=str(n))
-    assert (wakes, poll.done()) == (0, False)
+    assert [future.done() for future in futures] == [False]
+    assert not poll.done()
 
     await api.delete("/deregister/b")
     await poll
-    assert wakes == 1
+    assert [future.done() for future in futures] == [True]
+
+
+async def test_a_change_between_the_look_and_the_wait_is_not_missed(
+    api: Api, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.register(instance_id="a")
+    original = asyncio.wait
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        await registry.deregister(Deregister("a"))  # in the very moment in which the reader begins to wait
+        return await original(*args, **kwargs)
+
+    monkeypatch.setattr(asyncio, "wait", late)
+    answer = await api.get(f"/services/users?index={FIRST_INDEX + 1}&wait=10m")
+    assert (answer.json["count"], index_of(answer)) == (0, FIRST_INDEX + 2)
 
 
 async def test_when_the_time_is_up_the_index_is_the_same(api: Api) -> None:

@@ -12,7 +12,6 @@ from raw import Wire
 from support import FIRST_INDEX, ManualClock, a_registration, up
 from tornado.httpserver import HTTPServer
 
-from registryd import feed as feed_module
 from registryd.api import render, watch
 from registryd.api.context import UnderWay
 from registryd.api.watch import Broadcast
@@ -198,10 +197,8 @@ async def test_an_id_that_we_do_not_know_gets_a_fresh_snapshot(reader_on: Any, a
         assert (event.kind, event.index, event.data["count"]) == ("snapshot", FIRST_INDEX + 1, 1)
 
 
-async def test_an_id_that_the_history_has_lost_gets_a_fresh_snapshot(
-    reader_on: Any, api: Api, feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    feed._changes = type(feed._changes)(feed._changes, maxlen=3)
+async def test_an_id_that_the_history_has_lost_gets_a_fresh_snapshot(reader_on: Any, api: Api, feed: Feed) -> None:
+    feed._kept_changes = 3
     for n in range(5):
         await api.register(instance_id=str(n))
     async with reader_on("", f"Last-Event-ID: {FIRST_INDEX + 2}") as reader:
@@ -210,14 +207,62 @@ async def test_an_id_that_the_history_has_lost_gets_a_fresh_snapshot(
         assert (await reader.event()).kind == "snapshot"
 
 
-async def test_more_than_may_wait_is_not_resumed_but_told_anew(
-    reader_on: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+async def test_a_watcher_of_a_quiet_service_resumes_however_busy_the_others_were(
+    reader_on: Any, api: Api, feed: Feed
 ) -> None:
-    monkeypatch.setattr(feed_module, "PENDING_CHANGES", 3)
-    for n in range(5):
-        await api.register(instance_id=str(n))
-    async with reader_on("", f"Last-Event-ID: {FIRST_INDEX}") as reader:
-        assert (await reader.event()).kind == "snapshot"
+    feed._kept_changes = 3
+    await api.register("quiet", instance_id="q")
+    for n in range(10):
+        await api.register("busy", instance_id=str(n))
+    async with reader_on("?service=quiet", f"Last-Event-ID: {FIRST_INDEX + 1}") as reader:
+        await api.register("quiet", instance_id="q2")
+        assert (await reader.event()).instance_id == "q2"
+        assert reader.comments == [": resumed"]
+        for n in range(10):
+            await api.register("busy", instance_id=str(n))
+        await api.register("quiet", instance_id="q3")
+        assert (await reader.event()).instance_id == "q3", "nor is it cut off"
+
+
+async def test_a_service_named_twice_is_watched_once(reader_on: Any, api: Api) -> None:
+    await api.register(instance_id="a")
+    async with reader_on("?service=users&service=users") as reader:
+        assert (await reader.event()).data["count"] == 1
+
+
+async def test_a_mass_of_changes_at_once_reaches_those_who_read(
+    reader_on: Any, registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "TURN_BYTES", 5000)
+    for n in range(3000):
+        await registry.register(a_registration("users", f"i{n}"))
+    async with reader_on() as all_of_it, reader_on("?service=users&service=x") as some:
+        await all_of_it.event(), await some.event()
+        clock.advance(30)
+        registry.sweep()
+        for reader in (all_of_it, some):
+            events = await reader.events(3000)
+            assert [event.index for event in events] == list(range(FIRST_INDEX + 3001, FIRST_INDEX + 6001))
+
+
+async def test_a_watcher_who_does_not_read_is_cut_off_on_a_quiet_registry_too(
+    http_server: HTTPServer, registry: Registry, feed: Feed, broadcast: Broadcast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = {str(n): "x" * 1000 for n in range(60)}
+    for n in range(200):
+        await registry.register(a_registration(instance_id=f"i{n}", metadata=metadata))
+    async with Wire(http_server, small_buffers=True) as wire:
+        reader = Reader(wire)
+        await reader.open()
+        wire.pause()
+        while not any(stream.pipe.is_full for stream in broadcast._streams.values()):
+            await asyncio.sleep(0)
+        broadcast._keep_alive()
+        assert feed.watchers == 1, "it has a while"
+        monkeypatch.setattr(watch, "UNREAD_TIMEOUT", 0.0)
+        broadcast._keep_alive()
+        while feed.watchers:
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 17, "١"])
@@ -284,23 +329,28 @@ async def test_a_quiet_stream_is_kept_awake(reader_on: Any, api: Api, broadcast:
         assert (await reader.event()).instance_id == "a"
 
 
-async def test_a_watcher_who_does_not_read_is_cut_off_and_may_resume(
-    http_server: HTTPServer, reader_on: Any, registry: Registry, feed: Feed, under_way: UnderWay,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+async def test_a_watcher_whom_the_history_has_left_behind_is_cut_off_and_may_resume(
+    http_server: HTTPServer, reader_on: Any, registry: Registry, feed: Feed, broadcast: Broadcast,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(feed_module, "PENDING_CHANGES", 50)
+    feed._kept_changes = 50
     metadata = {str(n): "x" * 1000 for n in range(60)}
     async with Wire(http_server, small_buffers=True) as wire:
         reader = Reader(wire)
         await reader.open()
+        await reader.event()
         wire.pause()
         n = 0
-        while feed.watchers:
+        while not any(stream.pipe.is_full for stream in broadcast._streams.values()) or n % 100:
             await registry.register(a_registration(instance_id=f"i{n % 5}", metadata=metadata))
             await asyncio.sleep(0)
             n += 1
-            assert n < 5000, "what may wait is bounded"
-        assert "watcher cut off" in caplog.text
+        for n in range(60):
+            await registry.register(a_registration(instance_id=f"i{n % 5}", metadata=metadata))
+        assert len(feed._changes) == 50, "what is kept for him is bounded"
+        wire.resume()
+        assert await wire.rest()
+    assert "watcher cut off: it is too far behind" in caplog.text
     async with reader_on("", f"Last-Event-ID: {feed.index - 10}") as again:
         assert [event.index for event in await again.events(10)] == list(range(feed.index - 9, feed.index + 1))
 
@@ -350,17 +400,25 @@ async def test_a_stream_over_http_1_0_is_not_chunked(http_server: HTTPServer, ap
         assert (await wire.read_until(b"\n\n")).startswith(b"event: registered\n")
 
 
-async def test_being_told_is_being_handed_out(reader_on: Any, api: Api, clock: ManualClock, registry: Registry) -> None:
+async def test_being_told_that_it_is_up_is_being_handed_out(
+    reader_on: Any, api: Api, clock: ManualClock, registry: Registry
+) -> None:
+    async def last() -> Any:
+        return (await api.get("/explain/a")).json["instances"][0]["last_handed_out_at"]
+
     await api.register(instance_id="a")
     clock.advance(5)
     async with reader_on() as reader:
         await reader.event()
-        assert (await api.post("/drain/a")).json["last_handed_out_at"] == "2024-01-15T10:30:05Z"
-        await reader.event()
+        assert await last() == "2024-01-15T10:30:05Z"
         clock.advance(5)
         await api.post("/heartbeat/a", {"weight": 3})
         await reader.event()
-        assert (await api.post("/drain/a")).json["last_handed_out_at"] == "2024-01-15T10:30:10Z"
+        assert await last() == "2024-01-15T10:30:10Z"
+        clock.advance(5)
+        await api.post("/drain/a")
+        await reader.event()
+        assert await last() == "2024-01-15T10:30:10Z", "nobody goes where he is told that it is drained"
 
 
 async def test_a_change_between_snapshot_and_first_event_is_in_one_of_them(reader_on: Any, registry: Registry) -> None:
