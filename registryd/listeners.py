@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 BACKLOG = 4096
 #: Seconds for which nothing is accepted when there is no file descriptor left.
 REST = 0.5
+#: Seconds for which that is not said again.
+QUIET = 60.0
 #: What says that this machine has no such address, or no such family of them; and that we are out of something.
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -68,7 +70,7 @@ class Acceptor:
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._rests: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._is_short = False
+        self._quiet_until = 0.0
 
     def start(self) -> None:
         """Starts to accept."""
@@ -94,16 +96,15 @@ class Acceptor:
                     self._rest(sock, error)
                     return
                 continue  # that one has gone again
-            self._is_short = False
             self._take(connection, address)
 
     def _rest(self, sock: socket.socket, error: OSError) -> None:
-        if not self._is_short:
+        if self._loop.time() >= self._quiet_until:
+            self._quiet_until = self._loop.time() + QUIET
             logger.warning(
                 "cannot accept a connection: %s; those that wait come later. Raise the limit (LimitNOFILE=, ulimit -n)",
                 error.strerror,
             )
-        self._is_short = True
         self._loop.remove_reader(sock)
         self._rests[sock] = self._loop.call_later(REST, self._loop.add_reader, sock, self._accept, sock)
 

@@ -162,7 +162,7 @@ class Registry:
         leases = (
             [lease for name in names for lease in self._state.leases(name)] if names else [*self._state.all_leases()]
         )
-        self._hand_out(leases)
+        self._hand_out(lease for lease in leases if lease.status == "up")
         return leases
 
     def services(self) -> dict[str, ServiceCount]:

@@ -5,9 +5,9 @@ watchers do not keep everyone else waiting.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from socket import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 from tornado.httputil import HTTPConnection
@@ -61,6 +61,17 @@ class Piece:
 
 COMMENT = Piece(b": still here\n\n")
 RESUMED = Piece(b": resumed\n\n")
+
+
+class Turn(NamedTuple):
+    """What a watcher is sent in one turn, and where it stands then."""
+
+    #: The feed's index when it was made.
+    made_at: int
+    changes: Sequence[Change]
+    piece: Piece
+    cursor: int
+    is_behind: bool
 
 
 class Pipe:
@@ -138,6 +149,8 @@ class Broadcast:
         self._queue: deque[Stream] = deque()
         #: Events rendered for the watchers that are in the queue, by index.
         self._rendered: dict[int, Piece] = {}
+        #: What those are sent who watch the same services and are as far, by services and cursor.
+        self._turns: dict[tuple[frozenset[str | None], int], Turn] = {}
         self._is_scheduled = False
         #: Those who wait for a slow reader.
         self._slow: set[asyncio.Future[None]] = set()
@@ -192,32 +205,48 @@ class Broadcast:
             self._schedule()
         else:
             self._rendered.clear()
+            self._turns.clear()
 
-    def _tell(self, stream: Stream) -> list[Change]:
-        """Sends one watcher what is next; gives it back."""
+    def _tell(self, stream: Stream) -> Sequence[Change]:
+        """Sends one watcher what is next; gives back the changes in it."""
         stream.is_queued = False
         if stream.over.done():
-            return []
-        changes = self._registry.feed.take(stream.watcher, TURN_CHANGES)
-        if changes is None:
+            return ()
+        watcher = stream.watcher
+        turn = self._turns.get((watcher.services, watcher.cursor))
+        if turn is None or turn.made_at != self._registry.feed.index:
+            turn = self._make_turn(watcher)
+        if turn is None:
             self._cut_off(stream, "it is too far behind")
-            return []
-        if not changes:  # it is here to be kept awake
-            self.send(stream, COMMENT)
-            return []
+            return ()
+        watcher.cursor, watcher.is_behind = turn.cursor, turn.is_behind
+        self.send(stream, turn.piece)
+        if turn.is_behind and not stream.pipe.is_full:
+            self._queue_up(stream)
+        return turn.changes
+
+    def _make_turn(self, watcher: Watcher) -> "Turn | None":
+        """What a watcher is to be sent next, for all who watch the same and are as far; a comment where there is
+        nothing. None where the history has left it behind."""
+        before, index = watcher.cursor, self._registry.feed.index
+        changes = self._registry.feed.take(watcher, TURN_CHANGES)
+        if changes is None:
+            return None
+        cursor, is_behind = watcher.cursor, watcher.is_behind
         pieces: list[Piece] = []
         size = 0
         for change in changes:
-            piece = self._render(change)
-            pieces.append(piece)
-            size += len(piece.plain)
+            pieces.append(self._render(change))
+            size += len(pieces[-1].plain)
             if size >= TURN_BYTES and len(pieces) < len(changes):
-                stream.watcher.cursor, stream.watcher.is_behind = change.index, True
+                cursor, is_behind = change.index, True
                 break
-        self.send(stream, Piece.join(pieces))
-        if stream.watcher.is_behind and not stream.pipe.is_full:
-            self._queue_up(stream)
-        return changes[: len(pieces)]
+        piece = Piece.join(pieces) if pieces else COMMENT  # it is here to be kept awake
+        turn = Turn(index, changes[: len(pieces)], piece, cursor, is_behind)
+        if len(self._turns) >= MOST_RENDERED:
+            self._turns.clear()
+        self._turns[watcher.services, before] = turn
+        return turn
 
     def _cut_off(self, stream: Stream, why: str) -> None:
         logger.info("watcher cut off: %s; it may resume", why)

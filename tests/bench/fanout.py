@@ -16,6 +16,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 ROUNDS = 15
@@ -33,6 +34,12 @@ def rss(pid: int) -> int:
         match = re.search(r"VmRSS:\s+(\d+) kB", status.read())
     assert match is not None
     return int(match[1]) * 1024
+
+
+def register(client: http.client.HTTPConnection, service_name: str, instance_id: str) -> None:
+    body = {"service_name": service_name, "base_url": "http://10.0.0.5:8000", "instance_id": instance_id, "ttl": 86400}
+    client.request("POST", "/register", json.dumps(body))
+    client.getresponse().read()
 
 
 class Watchers:
@@ -62,7 +69,7 @@ class Watchers:
         return time.perf_counter()
 
 
-def measure_daemon(count: int) -> tuple[list[float], float]:
+def measure_daemon(count: int, instances: int) -> tuple[list[float], float]:
     """Milliseconds for each round, and bytes per watcher."""
     command = [sys.executable, "-m", "registryd", "--port", "0", "--max-watchers", str(count)]
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=on_the_daemons_core)
@@ -71,6 +78,10 @@ def measure_daemon(count: int) -> tuple[list[float], float]:
         match = re.search(r"http://127\.0\.0\.1:(\d+)", daemon.stderr.readline())
         assert match is not None
         port = int(match[1])
+        threading.Thread(target=daemon.stderr.read, daemon=True).start()
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        for n in range(instances):
+            register(client, "others", f"other-{n}")
         before, watchers = rss(daemon.pid), Watchers()
         for n in range(count):
             sock = socket.create_connection(("127.0.0.1", port))
@@ -81,12 +92,9 @@ def measure_daemon(count: int) -> tuple[list[float], float]:
         watchers.wait_until_all_have(b"\n\n\r\n")
         each = (rss(daemon.pid) - before) / count
         rounds = []
-        client = http.client.HTTPConnection("127.0.0.1", port)
         for n in range(ROUNDS):
-            body = json.dumps({"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": str(n)})
             begun = time.perf_counter()
-            client.request("POST", "/register", body)
-            client.getresponse().read()
+            register(client, "users", str(n))
             rounds.append((watchers.wait_until_all_have(b"\n\n\r\n") - begun) * 1000)
         return rounds, each
     finally:
@@ -133,11 +141,13 @@ def measure_limit(count: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--watchers", type=int, default=10_000)
-    count = parser.parse_args().watchers
+    parser.add_argument("--instances", type=int, default=0, help="how many there are already, for the snapshots")
+    asked = parser.parse_args()
+    count = asked.watchers
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.sched_setaffinity(0, {READERS_CORE})
-    rounds, each = measure_daemon(count)
+    rounds, each = measure_daemon(count, asked.instances)
     limit = measure_limit(count)
     print("\r", end="", file=sys.stderr, flush=True)
     print(f"{'watchers':>10}  {'median ms':>10} {'worst ms':>10} {'bare sends':>11} {'ratio':>6} {'kB each':>8}")
