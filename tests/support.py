@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from registryd.clock import MonotonicIOLoop
-from registryd.core.choice import EVERYTHING_UP
+from registryd.core.choice import Choice
 from registryd.core.leases import Lease
 from registryd.core.limits import Limits
 from registryd.core.model import Change, Register
@@ -116,7 +116,7 @@ def a_registration(service_name: str = "users", instance_id: str | None = "i1", 
 
 def up(registry: Registry, service_name: str) -> list[Lease]:
     """What a reader gets who does not say what he wants."""
-    return registry.choose(service_name, EVERYTHING_UP)
+    return registry.choose(service_name, Choice())
 
 
 def replay(changes: Iterable[Change]) -> State:

@@ -40,9 +40,6 @@ class Choice(Struct, frozen=True, kw_only=True):
         )
 
 
-EVERYTHING_UP = Choice()
-
-
 def choose(leases: Iterable[Lease], choice: Choice, dice: random.Random) -> list[Lease]:
     """The leases that are wanted, in their order; with `near`, that zone first."""
     chosen = [lease for lease in leases if choice.fits(lease)]

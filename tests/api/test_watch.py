@@ -355,7 +355,9 @@ async def test_a_watcher_whom_the_history_has_left_behind_is_cut_off_and_may_res
         assert [event.index for event in await again.events(10)] == list(range(feed.index - 9, feed.index + 1))
 
 
-async def test_a_slow_watcher_gets_everything_in_order(http_server: HTTPServer, registry: Registry, feed: Feed) -> None:
+async def test_a_slow_watcher_gets_everything_in_order(
+    http_server: HTTPServer, registry: Registry, broadcast: Broadcast
+) -> None:
     metadata = {str(n): "x" * 1000 for n in range(60)}
     async with Wire(http_server, small_buffers=True) as wire:
         reader = Reader(wire)
@@ -365,16 +367,11 @@ async def test_a_slow_watcher_gets_everything_in_order(http_server: HTTPServer, 
         for n in range(200):
             await registry.register(a_registration(instance_id=f"i{n % 5}", metadata=metadata))
             await asyncio.sleep(0)
-        assert any(stream.pipe.is_full for stream in [*_streams(feed)]), "it did have to wait"
+        assert any(stream.pipe.is_full for stream in broadcast._streams.values()), "it did have to wait"
         wire.resume()
         events = await reader.events(200)
 
     assert [event.index - FIRST_INDEX for event in events] == list(range(1, 201))
-
-
-def _streams(feed: Feed) -> list[Any]:
-    (watchers,) = feed._watching.values()
-    return [watcher.on_ready.__self__._streams[watcher] for watcher in watchers]  # type: ignore[attr-defined]
 
 
 async def test_the_end_of_the_daemon_ends_the_stream_in_order(
