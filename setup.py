@@ -20,16 +20,19 @@ setup(
     package_data={"registryd": ["py.typed"]},
     install_requires=["tornado>=6.5", "msgspec>=0.19"],
     extras_require={
+        "speed": ["httptools>=0.6.4", "uvloop>=0.21"],
         "test": [
             "fastapi",
+            "httptools>=0.6.4",
             "hypothesis",
             "mypy",
             "pytest>=8,<10",
             "pytest-tornasync",
             "ruff",
             "schemathesis",
+            "uvloop>=0.21",
             "uvicorn",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["registryd = registryd.cli:main"]},
 )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from registryd import logs
 from registryd.config import BadSetting, Config, load
 from registryd.listeners import CannotListen
-from registryd.server import Server
+from registryd.server import NotInstalled, Server, choose_http, loop_factory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,13 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _cannot_start(str(error))
     logs.set_up(config.log_level, os.environ, sys.stderr)
     try:
-        return asyncio.run(_serve(config))
-    except CannotListen as error:
+        http = choose_http(config.http)
+        with asyncio.Runner(loop_factory=loop_factory(http)) as runner:
+            return runner.run(_serve(config, http))
+    except (CannotListen, NotInstalled) as error:
         return _cannot_start(str(error))
 
 
-async def _serve(config: Config) -> int:
-    return await Server(config, os.environ).run()
+async def _serve(config: Config, http: str) -> int:
+    return await Server(config, os.environ, http).run()
 
 
 def _cannot_start(why: str) -> int:

@@ -93,6 +93,10 @@ class Config:
     cleanup_interval: float = _setting(
         10.0, "CLEANUP_INTERVAL", _seconds(0.1, 3600), "seconds between two sweeps for instances that are gone"
     )
+    http: str = _setting(
+        "auto", "REGISTRYD_HTTP", _choice("auto", "front", "tornado"),
+        "HTTP server: the front, which needs the extra `speed`, or Tornado's own; auto takes the front if it is there",
+    )  # fmt: skip
     state_dir: str = _setting(
         "", ("REGISTRYD_STATE_DIR", "STATE_DIRECTORY"), _no_state_dir,
         "not in this version: directory to keep state in; without one, memory only",

@@ -197,7 +197,10 @@ class Feed:
     def _keep(self, change: Change) -> None:
         service_name = change.instance.service_name
         self._changes.append(change)
-        self._changes_of.setdefault(service_name, deque()).append(change)
+        of_service = self._changes_of.get(service_name)
+        if of_service is None:
+            of_service = self._changes_of[service_name] = deque()
+        of_service.append(change)
         if len(self._changes) > self._kept_changes:
             self._drop_oldest()
         self._by_service[service_name] = change.index

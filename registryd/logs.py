@@ -3,6 +3,7 @@
 Lines for the journal begin with their priority (sd-daemon(3)) and leave the time to it; others begin with the time.
 """
 
+import functools
 import logging
 import re
 import time
@@ -28,17 +29,27 @@ class LineFormatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
         """RFC 3339, UTC, to the second."""
-        return time.strftime(datefmt or "%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        return _time(int(record.created), datefmt or "%Y-%m-%dT%H:%M:%SZ")
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, without the newline."""
-        line = super().format(record).replace("\n", " | ")
-        line = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", line)
+        line = super().format(record)
+        if not line.isprintable():
+            line = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", line.replace("\n", " | "))
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" if self._journal else line
+
+
+@functools.lru_cache(maxsize=2)
+def _time(second: int, form: str) -> str:
+    return time.strftime(form, time.gmtime(second))
 
 
 def set_up(level: str, environ: Mapping[str, str], stream: TextIO) -> None:
     """Sends the log to `stream` from `level` on."""
+    # No line shows where in the code, by which thread or by which process it was written, so nobody need look. (From
+    # "Optimization" in Python's manual of logging: it halves the cost of a line.)
+    logging._srcfile = None  # noqa: SLF001 - the manual's own way
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter(journal=is_journal(stream.fileno(), environ)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -59,6 +59,8 @@ class Registry:
         self._lock = asyncio.Lock()
         self._renewed = 0
         self._expired = 0
+        #: A moment before which nothing ends: kept here because every call asks. A heartbeat never brings it forward.
+        self._next_end = state.next_end()
 
     # Changes. `origin` is who asks, for the history.
 
@@ -69,6 +71,23 @@ class Registry:
             command = msgspec.structs.replace(command, instance_id=str(uuid.uuid4()))
         changes = await self._change(command, origin)
         return self._state.lease(changes[-1].instance.instance_id)
+
+    @property
+    def changes_at_once(self) -> bool:
+        """Whether a change would have to wait for nobody right now: neither for another change nor for the store."""
+        return self._store.is_immediate and not self._lock.locked()
+
+    def register_at_once(self, command: Register, origin: Origin = NOBODY) -> Lease:
+        """`register` in one step, while `changes_at_once`: for a caller who cannot wait. Raises LimitReached."""
+        step = self.register(command, origin)
+        try:
+            step.send(None)
+        except StopIteration as done:
+            lease: Lease = done.value
+            return lease
+        finally:
+            step.close()
+        raise AssertionError("a change that waits for nobody is done in one step")
 
     async def update(self, command: Update, origin: Origin = NOBODY) -> Lease:
         """A heartbeat that reports something; gives back the lease. Raises UnknownInstance, StaleGeneration.
@@ -109,6 +128,12 @@ class Registry:
                 renewed += 1
         self._renewed += renewed
         return renewed, unknown
+
+    def settled(self) -> int:
+        """Expires what has ended, and tells what time it is: whole seconds since 1970. Until the next await, whatever
+        is seen of a service in any way is true."""
+        self._settle()
+        return self._clock.wall()
 
     def sweep(self) -> None:
         """Expires what has ended. Every other call does too: this one is for when nobody calls."""
@@ -213,6 +238,7 @@ class Registry:
                 return ()
             numbered = await self._store.append(changes)
             done = self._state.commit(numbered, self._clock.now(), self._clock.wall())
+            self._next_end = self._state.next_end()
             self.feed.publish(done)
         if not done:  # its lease has ended while the store was at work
             raise UnknownInstance(changes[-1].instance.instance_id)
@@ -221,9 +247,10 @@ class Registry:
     def _settle(self) -> float:
         """Makes true what time has changed, so that whatever comes next meets the truth. Gives back now."""
         now = self._clock.now()
-        if self._state.next_end() <= now:
+        if self._next_end <= now:
             wall = self._clock.wall()
             ended = self._state.commit(self._store.record(self._state.ended(now, wall)), now, wall)
+            self._next_end = self._state.next_end()
             self._expired += sum(change.kind == "expired" for change in ended)
             self.feed.publish(ended)
         return now

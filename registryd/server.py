@@ -5,17 +5,18 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Protocol
 
-from tornado.iostream import IOStream
 from tornado.web import Application
 
 from registryd import __version__, logs
 from registryd.api import openapi, v1, watch
-from registryd.api.base import UnknownPathHandler
+from registryd.api.base import UNREAD_TIMEOUT, UnknownPathHandler
 from registryd.api.context import Context, Daemon, UnderWay
-from registryd.api.intake import IntakeServer
+from registryd.api.hot import HotCalls
+from registryd.api.intake import BODY_TIMEOUT, IDLE_TIMEOUT, PATIENCE, Intake, IntakeServer, refuse
 from registryd.api.reader import Reader
 from registryd.api.watch import Broadcast
 from registryd.clock import LeaseClock, MonotonicIOLoop
@@ -32,11 +33,16 @@ from registryd.systemd import Notifier, Watchdog, watchdog_seconds
 logger = logging.getLogger(__name__)
 
 
+class NotInstalled(Exception):
+    """Something was asked for that is not installed; the text is one line that says what to do."""
+
+
 class Server:
     """One daemon. `await run()` from a new asyncio loop; it gives back the exit status."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str], http: str) -> None:
         self._config = config
+        self._http_kind = http
         self._notifier = Notifier.from_environment(environ)
         self._watchdog_seconds = watchdog_seconds(environ, os.getpid())
         self._stopping = asyncio.Event()
@@ -66,16 +72,19 @@ class Server:
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
         context = Context(registry, Reader(config.limits), self._daemon(clock), self._under_way)
-        self._http = make_http_server(context, self._broadcast, config.limits)
+        self._http = make_http_server(
+            self._http_kind, make_application(context, self._broadcast), context, config.limits
+        )
         self._sweeper.start()
         self._broadcast.start()
-        self._acceptor = Acceptor(sockets, self._take)
+        self._acceptor = Acceptor(sockets, self._http.take)
         self._acceptor.start()
         self._watchdog.start()
         logger.info(
-            "registryd %s listening on %s store=%s heartbeat_timeout=%g cleanup_interval=%g pid=%d",
+            "registryd %s listening on %s http=%s store=%s heartbeat_timeout=%g cleanup_interval=%g pid=%d",
             __version__,
             ", ".join(map(url_of, sockets)),
+            self._http_kind,
             self._store.kind,
             config.heartbeat_timeout,
             config.cleanup_interval,
@@ -88,10 +97,6 @@ class Server:
                 "listen on 127.0.0.1, or let a firewall choose who gets here",
                 ", ".join(url_of(sock) for sock in sockets if not is_loopback(sock)),
             )
-
-    def _take(self, connection: socket.socket, address: Any) -> None:
-        connection.setblocking(False)
-        self._http.handle_stream(IOStream(connection), address)
 
     def _daemon(self, clock: LeaseClock) -> Daemon:
         return Daemon(
@@ -111,11 +116,13 @@ class Server:
         self._acceptor.stop()
         self._feed.close()
         self._broadcast.close()
+        end = asyncio.get_running_loop().time() + self._config.drain_timeout
         await self._drain()
         cut = len(self._under_way)
         if cut:
             logger.warning("stopping although requests are under way cut=%d", cut)
-        await self._http.close_all_connections()
+        left = 0.0 if cut else max(0.0, end - asyncio.get_running_loop().time())
+        cut += await self._http.close(left)
         self._watchdog.stop()
         self._sweeper.stop()
         await self._store.close()
@@ -143,13 +150,63 @@ class Server:
             self._stopping.set()
 
 
-def make_http_server(context: Context, broadcast: Broadcast, limits: Limits) -> IntakeServer:
-    """Tornado's HTTP server with every face of the registry behind it; it listens to nothing yet."""
+def choose_http(asked: str) -> str:
+    """Which HTTP server it is to be, `front` or `tornado`. Raises NotInstalled."""
+    if asked == "auto":
+        return "front" if find_spec("httptools") else "tornado"
+    if asked == "front" and not find_spec("httptools"):
+        raise NotInstalled(
+            "--http front needs httptools: install registryd with its extra, registryd[speed], or leave --http out"
+        )
+    return asked
+
+
+def loop_factory(http: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop: uvloop under the front, where it is installed, else (None) asyncio itself."""
+    if http == "front" and find_spec("uvloop"):
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None
+
+
+class HttpServer(Protocol):
+    """What either HTTP server is to the daemon."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, connection: socket.socket, address: object) -> None:
+        """Serves an accepted connection."""
+
+    async def close(self, seconds: float) -> int:
+        """Closes all connections, after so many seconds at the latest; gives back how many were cut off."""
+
+
+def make_application(context: Context, broadcast: Broadcast) -> Application:
+    """Every face of the registry."""
     routes = v1.routes(context) + watch.routes(context, broadcast)
-    application = Application(
+    return Application(
         routes + openapi.routes(context, routes),
         default_handler_class=UnknownPathHandler,
         default_handler_args={"context": context},
         log_function=lambda handler: None,  # noqa: ARG005 - no line per request
     )
-    return IntakeServer(application, limits, context.under_way)
+
+
+def make_http_server(kind: str, application: Application, context: Context, limits: Limits) -> HttpServer:
+    """The HTTP server of this kind (`front` or `tornado`) with the application behind it; it listens to nothing."""
+    if kind == "tornado":
+        return IntakeServer(application, limits, context.under_way)
+    from registryd.front.connection import Shared, Timeouts
+    from registryd.front.server import FrontServer
+
+    shared = Shared(
+        Intake(application, limits, context.under_way),
+        HotCalls(context).table(),
+        refuse,
+        Timeouts(IDLE_TIMEOUT, BODY_TIMEOUT, UNREAD_TIMEOUT),
+        most_head_bytes=PATIENCE * (limits.header_bytes + limits.url_bytes),
+        most_url_bytes=limits.url_bytes,
+        most_body_bytes=limits.body_bytes,
+    )
+    return FrontServer(shared)

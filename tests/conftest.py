@@ -10,12 +10,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import pytest
+import uvloop
 from hypothesis import settings
+from raw import Served
 from support import FIRST_INDEX, ManualClock, RecordingStore, new_state, replay
 from tornado.httpclient import HTTPResponse
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
-from tornado.platform.asyncio import AsyncIOLoop
+from tornado.ioloop import IOLoop
 
 from registryd.api.context import Context, Daemon, UnderWay
 from registryd.api.reader import Reader
@@ -25,7 +26,7 @@ from registryd.core.model import Instance
 from registryd.core.state import State
 from registryd.feed import Feed
 from registryd.registry import Registry
-from registryd.server import make_http_server
+from registryd.server import make_application, make_http_server
 
 settings.register_profile("registryd", derandomize=True, deadline=None)
 settings.load_profile("registryd")
@@ -93,7 +94,7 @@ def feed(limits: Limits) -> Feed:
 
 @pytest.fixture
 def registry(
-    io_loop: AsyncIOLoop, clock: ManualClock, store: RecordingStore, feed: Feed, limits: Limits
+    io_loop: IOLoop, clock: ManualClock, store: RecordingStore, feed: Feed, limits: Limits
 ) -> Iterator[Registry]:
     state = new_state(limits)
     registry = Registry(state, store, feed, clock, random.Random(7))
@@ -124,7 +125,7 @@ def daemon_view() -> Daemon:
 
 
 @pytest.fixture
-def under_way(io_loop: AsyncIOLoop) -> UnderWay:
+def under_way(io_loop: IOLoop) -> UnderWay:
     return UnderWay()
 
 
@@ -134,21 +135,48 @@ def broadcast(registry: Registry) -> Broadcast:
 
 
 @pytest.fixture
+def io_loop(request: pytest.FixtureRequest) -> Iterator[IOLoop]:
+    """In place of pytest-tornasync's: of the kind on which the server under test runs."""
+    kind = request.getfixturevalue("http_kind") if "http_kind" in request.fixturenames else ""
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "front on uvloop":
+            patch.setattr("asyncio.new_event_loop", uvloop.new_event_loop)
+        loop = IOLoop()
+    loop.make_current()
+    yield loop
+    loop.clear_current()
+    loop.close(all_fds=True)
+
+
+@pytest.fixture
+def http_kind() -> str:
+    """Which server is under test; those in tests/api/ are tested with all of them."""
+    return "front on uvloop"
+
+
+@pytest.fixture
 def http_server(
-    io_loop: AsyncIOLoop,
+    io_loop: IOLoop,
     http_server_port: Any,
+    http_kind: str,
     registry: Registry,
     broadcast: Broadcast,
     daemon_view: Daemon,
     under_way: UnderWay,
     limits: Limits,
-) -> Iterator[HTTPServer]:
-    """In place of pytest-tornasync's: the server as the daemon makes it, intake included."""
-    server = make_http_server(Context(registry, Reader(limits), daemon_view, under_way), broadcast, limits)
-    server.add_socket(http_server_port[0])
-    yield server
-    server.stop()
-    io_loop.run_sync(server.close_all_connections, timeout=5)
+) -> Iterator[Served]:
+    """In place of pytest-tornasync's."""
+
+    async def start() -> Served:
+        context = Context(registry, Reader(limits), daemon_view, under_way)
+        application = make_application(context, broadcast)
+        http = make_http_server(http_kind.split()[0], application, context, limits)
+        return Served(http, application, http_server_port[0])
+
+    served: Served = io_loop.run_sync(start)
+    yield served
+    served.stop_listening()
+    io_loop.run_sync(served.hang_up, timeout=10)
 
 
 class Answer(NamedTuple):

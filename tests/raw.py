@@ -6,7 +6,38 @@ import socket
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+from registryd.listeners import Acceptor, listen
+from registryd.server import HttpServer
+
+
+class Served:
+    """An HTTP server as the daemon makes it, intake included, on a socket of the test's own."""
+
+    def __init__(self, http: HttpServer, application: Application, sock: socket.socket) -> None:
+        self.http = http
+        self.application = application
+        #: pytest-tornasync's client looks here.
+        self._sockets: dict[int, socket.socket] = {}
+        self._start(sock)
+
+    def _start(self, sock: socket.socket) -> None:
+        self._sockets[sock.fileno()] = sock
+        self._acceptor = Acceptor([sock], self.http.take)
+        self._acceptor.start()
+
+    def listen(self, port: int) -> None:
+        self._start(listen("127.0.0.1", port)[0])
+
+    def stop_listening(self) -> None:
+        if self._sockets:
+            self._acceptor.stop()
+            self._sockets.clear()
+
+    async def hang_up(self) -> None:
+        await self.http.close(5)
+        assert len(self.http) == 0, "no connection is left"
 
 
 class RawAnswer(NamedTuple):
@@ -18,7 +49,7 @@ class RawAnswer(NamedTuple):
 class Wire:
     """A connection to the server under test: `async with Wire(http_server) as wire:`"""
 
-    def __init__(self, server: HTTPServer, *, small_buffers: bool = False) -> None:
+    def __init__(self, server: Served, *, small_buffers: bool = False) -> None:
         (sock,) = server._sockets.values()
         self._port = sock.getsockname()[1]
         self._small_buffers = small_buffers

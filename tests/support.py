@@ -78,6 +78,10 @@ class RecordingStore(MemoryStore):
         self._free.set()
         self._failure: Exception | None = None
 
+    @property
+    def is_immediate(self) -> bool:  # type: ignore[override]
+        return self._free.is_set() and self._failure is None
+
     def hold(self) -> None:
         self._free.clear()
         self.waiting.clear()

@@ -6,7 +6,7 @@ import inspect
 import logging
 from asyncio import Future
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from msgspec import Struct
 from tornado.http1connection import HTTP1Connection
@@ -116,6 +116,10 @@ class Handler(RequestHandler):
                     break
         return is_due()
 
+    def hang_up(self) -> None:
+        """Closes the connection: there is nobody who could read an answer."""
+        cast("Any", self.request.connection).close()
+
     def when_gone(self, do: Callable[[], object]) -> None:
         """Has something done when the client goes before it has its answer; at once, where it has gone already."""
         self._on_gone = do
@@ -200,6 +204,7 @@ def call(
                 if inspect.isawaitable(value):
                     value = await value
             except ReaderGone:
+                self.hang_up()
                 return
             if value is not ANSWERED:
                 self.reply(value)

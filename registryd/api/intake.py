@@ -7,6 +7,8 @@ a connection reset and the connection can go on; but not for ever.
 import re
 from collections.abc import Awaitable
 from http import HTTPStatus
+from socket import socket
+from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
@@ -18,6 +20,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
+from tornado.iostream import IOStream
 from tornado.web import Application
 
 from registryd.api import problems
@@ -33,13 +36,23 @@ BODY_TIMEOUT = 30.0
 PATIENCE = 8
 
 
+def refuse(status: int, code: str, detail: str) -> bytes:
+    """A whole answer that refuses what is no request, or not yet one, and closes the connection."""
+    body = problems.Problem(status, code, detail).render()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nServer: {SERVER}\r\n"
+        f"Content-Type: {problems.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 class IntakeServer(HTTPServer):
     """Tornado's HTTP server with an intake between it and the Application; it listens to nothing yet."""
 
     def initialize(self, application: Application, limits: Limits, under_way: UnderWay) -> None:  # type: ignore[override]
-        self._under_way = under_way
+        self._intake = Intake(application, limits, under_way)
         super().initialize(
-            Intake(application, limits, under_way),
+            self._intake,
             # The intake limits bodies and headers, with an answer. Tornado would close the connection without one, so
             # its own limits are further out.
             max_body_size=2**62,
@@ -48,10 +61,22 @@ class IntakeServer(HTTPServer):
             body_timeout=BODY_TIMEOUT,
         )
 
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def take(self, connection: socket, address: Any) -> None:
+        """Serves an accepted connection."""
+        connection.setblocking(False)
+        self.handle_stream(IOStream(connection), address)
+
+    async def close(self, seconds: float) -> int:  # noqa: ARG002 - what is to be sent is sent: requests are under way until then
+        """Closes all connections. Gives back how many were cut off, beyond those with a request under way."""
+        await self.close_all_connections()
+        return 0
+
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
-        # Tornado forgets who waits for an answer to be sent when the connection is closed from the other side.
-        self._under_way.end_all(server_conn)
+        self._intake.on_close(server_conn)
 
 
 class Intake(HTTPServerConnectionDelegate):
@@ -66,6 +91,11 @@ class Intake(HTTPServerConnectionDelegate):
         """Tornado's way to ask for someone who takes a request's parts as they arrive."""
         inner = self._application.start_request(server_conn, request_conn)
         return _Message(inner, request_conn, server_conn, self._limits, self._under_way)
+
+    def on_close(self, server_conn: object) -> None:
+        """A connection has closed."""
+        # A server forgets who waits for an answer to be sent when the connection is closed from the other side.
+        self._under_way.end_all(server_conn)
 
 
 class _Message(HTTPMessageDelegate):

@@ -29,10 +29,12 @@ from registryd.registry import Story
 _LISTING = "v1"
 FEW = 32
 
+_encode = msgspec.json.Encoder().encode
+
 
 def json_bytes(value: object) -> bytes:
     """JSON in UTF-8, with a newline at the end for people with curl."""
-    return msgspec.json.encode(value) + b"\n"
+    return _encode(value) + b"\n"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -95,7 +97,7 @@ def listing(service_name: str, service: Service | None) -> bytes:
         return b'{"service_name":"%b","instances":[],"count":0}\n' % service_name.encode()
     if service.rendered is None:
         service.rendered = {}
-    body = service.rendered.get(_LISTING)
+    body: bytes | None = service.rendered.get(_LISTING)
     if body is None:
         instances = [
             _fragment(lease, keep=len(service.leases) > FEW)
@@ -114,7 +116,7 @@ def _fragment(lease: Lease, *, keep: bool) -> bytes:
     """An instance as JSON. Kept where many stand in one list, of which a heartbeat changes one."""
     fragment = lease.rendered
     if fragment is None:
-        fragment = msgspec.json.encode(instance(lease))
+        fragment = _encode(instance(lease))
         if keep:
             lease.rendered = fragment
     return fragment
@@ -139,7 +141,7 @@ def snapshot(leases: Iterable[Lease]) -> SnapshotShape:
 
 def event(kind: str, index: int, data: object) -> bytes:
     """A server-sent event (WHATWG HTML, section 9.2). JSON has no line break in it, so one data line will do."""
-    return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), index, msgspec.json.encode(data))
+    return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), index, _encode(data))
 
 
 def change(change: Change) -> bytes:

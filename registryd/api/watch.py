@@ -10,7 +10,6 @@ from socket import socket
 from typing import Any, NamedTuple
 
 from msgspec import Struct, field
-from tornado.httputil import HTTPConnection
 from tornado.ioloop import PeriodicCallback
 from tornado.iostream import IOStream
 
@@ -75,33 +74,20 @@ class Turn(NamedTuple):
 
 
 class Pipe:
-    """The body of one answer, as it is written bit by bit.
+    """The body of one answer, as it is written bit by bit: in chunks that are made once for all who get them."""
 
-    Where Tornado's own server is underneath, bytes go straight to the socket as long as it takes them, which is
-    several times faster than through two layers of buffers. Where the socket is full the rest waits in Tornado's.
-    """
-
-    def __init__(self, connection: HTTPConnection, *, chunked: bool) -> None:
+    def __init__(self, connection: Any, *, chunked: bool) -> None:
         self._connection = connection
         self._chunked = chunked
-        stream = getattr(connection, "stream", None)
-        self._stream: IOStream | None = stream if type(stream) is IOStream else None
         #: Whether what was sent last still waits in a buffer.
         self.is_full = False
 
     def send(self, piece: "Piece") -> None:
         """Sends a piece of the body. Not while `is_full`: `drained` tells when that is over."""
-        if self._stream is None:
-            self._sent = self._connection.write(piece.plain)
-            self.is_full = not self._sent.done()
-            return
-        if self._stream.closed():  # its end is on the way to us
-            return
-        data = piece.chunk if self._chunked else piece.plain
-        rest = data if self._stream.writing() else _send_now(self._stream.socket, data)
-        if rest:
-            self._sent = self._stream.write(rest)
-            self.is_full = not self._sent.done()
+        sent = self._send(piece.chunk if self._chunked else piece.plain)
+        if sent is not None and not sent.done():
+            self._sent = sent
+            self.is_full = True
 
     async def drained(self) -> None:
         """Waits until there is room again. Raises StreamClosedError where the reader has gone."""
@@ -110,8 +96,23 @@ class Pipe:
 
     def cut_off(self) -> None:
         """Closes the connection, with whatever is in the buffers."""
-        if self._stream is not None:
-            self._stream.close()
+        self._connection.close()
+
+    def _send(self, data: bytes) -> "asyncio.Future[None] | None":
+        sent: asyncio.Future[None] = self._connection.send_framed(data)
+        return sent
+
+
+class TornadoPipe(Pipe):
+    """The same on Tornado's own server: bytes go straight to the socket as long as it takes them, which is several
+    times faster than through two layers of buffers. Where the socket is full the rest waits in Tornado's."""
+
+    def _send(self, data: bytes) -> "asyncio.Future[None] | None":
+        stream: IOStream = self._connection.stream
+        if stream.closed():  # its end is on the way to us
+            return None
+        rest = data if stream.writing() else _send_now(stream.socket, data)
+        return stream.write(rest) if rest else None
 
 
 def _send_now(sock: socket, data: bytes) -> bytes:
@@ -312,10 +313,10 @@ class WatchHandler(Handler):
 
     async def _follow(self, services: Iterable[str], last_seen: int | None) -> None:
         self.flush()
-        assert self.request.connection is not None
         chunked = self._headers.get("Transfer-Encoding") == "chunked"
         watcher = Watcher(services, self._broadcast.ready)
-        stream = Stream(Pipe(self.request.connection, chunked=chunked), watcher)
+        make_pipe = Pipe if hasattr(self.request.connection, "send_framed") else TornadoPipe
+        stream = Stream(make_pipe(self.request.connection, chunked=chunked), watcher)
         self.when_gone(stream.end)
         self._broadcast.add(stream)
         feed = self.registry.feed

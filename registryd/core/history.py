@@ -18,19 +18,20 @@ class History:
         self._order: deque[Change] = deque()
         #: How many are remembered.
         self._count = 0
-        self._by_id: dict[str, deque[Change]] = {}
+        #: Lists, as most are short, and an empty deque takes ten times the memory.
+        self._by_id: dict[str, list[Change]] = {}
 
     def note(self, change: Change) -> None:
         """Remembers a change."""
         instance_id = change.instance.instance_id
         events = self._by_id.get(instance_id)
         if events is None:
-            events = self._by_id[instance_id] = deque()
+            events = self._by_id[instance_id] = []
         events.append(change)
         self._order.append(change)
         self._count += 1
         if len(events) > EVENTS_EACH:
-            events.popleft()
+            del events[0]
             self._count -= 1
         while self._count > self._in_all:
             self._forget(self._order.popleft())
@@ -56,7 +57,7 @@ class History:
     def _forget(self, change: Change) -> None:
         if self._is_kept(change):
             events = self._by_id[change.instance.instance_id]
-            events.popleft()
+            del events[0]
             self._count -= 1
             if not events:
                 del self._by_id[change.instance.instance_id]

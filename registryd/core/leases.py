@@ -10,6 +10,7 @@ put right.
 import heapq
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from msgspec import Struct
 
@@ -43,7 +44,7 @@ class Listing(Struct, gc=False, eq=False, kw_only=True):
     listings: int = 0
     listed_at: int = 0
     #: What faces have rendered of it, by names of their own; forgotten when anything shown in it changes.
-    rendered: dict[str, bytes] | None = None
+    rendered: dict[str, Any] | None = None
 
 
 class Lease(_Link, gc=False, eq=False, kw_only=True):

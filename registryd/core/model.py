@@ -3,6 +3,7 @@
 All of them are values: nothing here changes after it is made.
 """
 
+import functools
 import ipaddress
 import re
 from typing import Literal, NamedTuple
@@ -187,6 +188,7 @@ BASE_URL = (
 _BLANK_OR_CONTROL = re.compile(f"[{_UNSAFE}]")
 
 
+@functools.lru_cache(maxsize=1024)  # one registration asks more than once, and the next one from there soon
 def parse_base_url(url: str) -> Endpoint:
     """Takes a base_url apart, and by that checks it: absolute, any scheme, with a host and nothing unsafe.
 

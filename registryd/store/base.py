@@ -16,6 +16,10 @@ class Store(Protocol):
     #: The last number handed out.
     index: int
 
+    @property
+    def is_immediate(self) -> bool:
+        """Whether `append` neither waits nor fails right now."""
+
     async def append(self, changes: Sequence[Change]) -> tuple[Change, ...]:
         """Keeps changes for good, then numbers them. The numbers are drawn at the very end, when nothing is awaited
         any more: whatever `record` numbers meanwhile comes first, in the order in which the changes come true."""
@@ -32,6 +36,7 @@ class MemoryStore:
     """Keeps nothing: a restart begins anew, and the services register again."""
 
     kind = "memory"
+    is_immediate = True
 
     def __init__(self, index: int) -> None:
         self.index = index

@@ -224,7 +224,7 @@ ALLOWED = [
 
 @pytest.mark.parametrize(("path", "allow"), ALLOWED)
 async def test_a_wrong_method_is_a_405_with_allow_and_options_says_the_same(api: Api, path: str, allow: str) -> None:
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"):
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"):
         if method in allow:
             continue
         answer = await api(method, path, b"x" if method in ("POST", "PUT") else None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from conftest import Api
-from tornado.httpserver import HTTPServer
+from raw import Served
 from tornado.web import Application
 
 from registryd import __version__
@@ -13,9 +13,8 @@ from registryd.api.base import Handler
 
 
 @pytest.fixture
-def application(http_server: HTTPServer) -> Application:
-    application: Application = http_server.request_callback._application  # type: ignore[union-attr]
-    return application
+def application(http_server: Served) -> Application:
+    return http_server.application
 
 
 async def the_document(api: Api) -> Any:

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 from conftest import Api, refused
-from raw import Wire
+from raw import Served, Wire
 from support import FIRST_INDEX, ManualClock
-from tornado.httpserver import HTTPServer
 
 from registryd.api.context import UnderWay
 from registryd.core.limits import Limits
@@ -154,7 +153,7 @@ async def test_min_that_is_not_reached_is_a_408(api: Api, wait: str) -> None:
 
 
 async def test_a_client_that_goes_while_it_waits_leaves_nothing_behind(
-    http_server: HTTPServer, api: Api, feed: Feed, under_way: UnderWay
+    http_server: Served, api: Api, feed: Feed, under_way: UnderWay
 ) -> None:
     await api.register(instance_id="a")
     async with Wire(http_server) as wire:

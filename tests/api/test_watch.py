@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import Api, refused
-from raw import Wire
+from raw import Served, Wire
 from support import FIRST_INDEX, ManualClock, a_registration, up
-from tornado.httpserver import HTTPServer
 
 from registryd.api import render, watch
 from registryd.api.context import UnderWay
@@ -74,7 +73,7 @@ class Reader:
 
 
 @pytest.fixture
-def reader_on(http_server: HTTPServer) -> Any:
+def reader_on(http_server: Served) -> Any:
     class Opened:
         """`async with reader_on(query, *headers) as reader:`"""
 
@@ -105,7 +104,7 @@ def left_in_order(registry: Registry, feed: Feed, broadcast: Broadcast, io_loop:
     io_loop.run_sync(settle, timeout=5)
 
 
-async def test_a_stream_begins_with_how_things_are(http_server: HTTPServer, api: Api) -> None:
+async def test_a_stream_begins_with_how_things_are(http_server: Served, api: Api) -> None:
     first = await api.register(instance_id="a")
     second = await api.register("timelines", instance_id="b", status="down")
     async with Wire(http_server) as wire:
@@ -246,7 +245,7 @@ async def test_a_mass_of_changes_at_once_reaches_those_who_read(
 
 
 async def test_a_watcher_who_does_not_read_is_cut_off_on_a_quiet_registry_too(
-    http_server: HTTPServer, registry: Registry, feed: Feed, broadcast: Broadcast, monkeypatch: pytest.MonkeyPatch
+    http_server: Served, registry: Registry, feed: Feed, broadcast: Broadcast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metadata = {str(n): "x" * 1000 for n in range(60)}
     for n in range(200):
@@ -330,7 +329,7 @@ async def test_a_quiet_stream_is_kept_awake(reader_on: Any, api: Api, broadcast:
 
 
 async def test_a_watcher_whom_the_history_has_left_behind_is_cut_off_and_may_resume(
-    http_server: HTTPServer, reader_on: Any, registry: Registry, feed: Feed, broadcast: Broadcast,
+    http_server: Served, reader_on: Any, registry: Registry, feed: Feed, broadcast: Broadcast,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     feed._kept_changes = 50
@@ -356,7 +355,7 @@ async def test_a_watcher_whom_the_history_has_left_behind_is_cut_off_and_may_res
 
 
 async def test_a_slow_watcher_gets_everything_in_order(
-    http_server: HTTPServer, registry: Registry, broadcast: Broadcast
+    http_server: Served, registry: Registry, broadcast: Broadcast
 ) -> None:
     metadata = {str(n): "x" * 1000 for n in range(60)}
     async with Wire(http_server, small_buffers=True) as wire:
@@ -387,7 +386,7 @@ async def test_the_end_of_the_daemon_ends_the_stream_in_order(
     await under_way.wait_until_none()
 
 
-async def test_a_stream_over_http_1_0_is_not_chunked(http_server: HTTPServer, api: Api) -> None:
+async def test_a_stream_over_http_1_0_is_not_chunked(http_server: Served, api: Api) -> None:
     async with Wire(http_server) as wire:
         reader = Reader(wire)
         headers = await reader.open(version="1.0")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from conftest import Api, ExpectLog
+from raw import Served
 from support import ManualClock, RecordingStore, up
-from tornado.httpserver import HTTPServer
 
 from registryd.client import RegistrationRefused, deregister_service, register_service
 from registryd.client.aio import DEFAULT_URL, Registration, _current, registry_urls
@@ -41,7 +41,7 @@ class Pace:
 
 
 @pytest.fixture
-def url(http_server: HTTPServer) -> str:
+def url(http_server: Served) -> str:
     (sock,) = http_server._sockets.values()
     return f"http://127.0.0.1:{sock.getsockname()[1]}"
 
@@ -133,11 +133,11 @@ async def test_it_registers_again_when_the_registry_has_forgotten_it(
 
 
 async def test_a_registry_that_is_down_at_the_start_is_waited_for(
-    http_server: HTTPServer, registry: Registry, pace: Pace, expect_log: ExpectLog, api: Api
+    http_server: Served, registry: Registry, pace: Pace, expect_log: ExpectLog, api: Api
 ) -> None:
     (sock,) = http_server._sockets.values()
     port = sock.getsockname()[1]
-    http_server.stop()
+    http_server.stop_listening()
     registration = a_registration_at(f"http://127.0.0.1:{port}", pace)
 
     with expect_log("no answer from the registry at http://127.0.0.1:.*trying again"):
@@ -147,7 +147,7 @@ async def test_a_registry_that_is_down_at_the_start_is_waited_for(
         await pace.go()
     assert pace.asked == sorted(pace.asked), "it backs off"
 
-    http_server.listen(port, "127.0.0.1")
+    http_server.listen(port)
     await pace.go()
     assert registration.is_registered
     assert len(up(registry, "users")) == 1
@@ -218,7 +218,7 @@ async def test_a_stop_while_a_heartbeat_is_on_its_way_waits_for_it(
 
 
 async def test_the_next_registry_takes_over_when_one_is_gone(
-    http_server: HTTPServer, url: str, registry: Registry, pace: Pace, expect_log: ExpectLog
+    http_server: Served, url: str, registry: Registry, pace: Pace, expect_log: ExpectLog
 ) -> None:
     await registry.register(Register(service_name="users", base_url="http://10.0.0.9:1", instance_id="users-1"))
     instance = {"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "users-1"}
@@ -260,18 +260,18 @@ async def test_a_refused_farewell_is_said(url: str, registry: Registry, pace: Pa
 
 
 async def test_trouble_is_said_once_and_so_is_its_end(
-    http_server: HTTPServer, pace: Pace, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
+    http_server: Served, pace: Pace, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     (sock,) = http_server._sockets.values()
     port = sock.getsockname()[1]
     registration = a_registration_at(f"http://127.0.0.1:{port}", pace)
     await registration.start()
-    http_server.stop()
-    await http_server.close_all_connections()
+    http_server.stop_listening()
+    await http_server.hang_up()
     with expect_log("no answer from the registry"):
         for _ in range(10):
             await pace.go()
-    http_server.listen(port, "127.0.0.1")
+    http_server.listen(port)
     await pace.go()
     await registration.stop()
 
@@ -331,12 +331,12 @@ async def test_a_late_farewell_does_not_end_a_newer_life(url: str, registry: Reg
 
 
 async def test_stopping_without_a_registry_does_not_fail(
-    http_server: HTTPServer, url: str, pace: Pace, expect_log: ExpectLog
+    http_server: Served, url: str, pace: Pace, expect_log: ExpectLog
 ) -> None:
     registration = a_registration_at(url, pace)
     await registration.start()
-    http_server.stop()
-    await http_server.close_all_connections()
+    http_server.stop_listening()
+    await http_server.hang_up()
 
     with expect_log("could not deregister instance=users-1"):
         await registration.stop()

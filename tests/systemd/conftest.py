@@ -30,7 +30,7 @@ def installed() -> Iterator[Box]:
         for command in (
             [str(PYTHON), "-m", "venv", f"{folder}/venv"],
             [pip, "install", "-q", "wheel"],
-            [pip, "wheel", "-q", "-w", str(wheels), ".", "setuptools", "wheel"],
+            [pip, "wheel", "-q", "-w", str(wheels), ".[speed]", "setuptools", "wheel"],
         ):
             subprocess.run(command, cwd=source, check=True)
         for built in wheels.glob("registryd-*"):  # it is to be built in the box

@@ -1,0 +1,639 @@
+"""One connection: bytes in, requests out to the hot table or to Tornado's Application, answers back in order.
+
+A request goes one of three ways, and a test sends the same bytes along each:
+
+1. A header block that has come before, byte for byte, needs no parsing: what the parser made of it is known. With a
+   hot request line before it, the answer is a matter of a few look-ups.
+2. Any other request is parsed by httptools (llhttp). If it is a hot one, the same table answers it.
+3. All others become an `Exchange`, which Tornado takes for one of its own connections. They wait in line: the first one
+   has its handler, the others their turn; so answers go out in order.
+"""
+
+import asyncio
+import logging
+import re
+from asyncio import Future
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol, cast
+
+import httptools
+from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerConnectionDelegate, RequestStartLine
+from tornado.iostream import StreamClosedError
+
+from registryd.front.exchange import Exchange, Peer, done_future
+from registryd.front.table import COLD_HEADERS, Answer, HotTable
+
+logger = logging.getLogger(__name__)
+
+#: Bytes that are parsed before other connections get their turn.
+SLICE = 16 * 1024
+#: Bytes of requests that may wait in line before no more are read. Each counts for its objects, too.
+MOST_WAITING = 64 * 1024
+EACH_WAITING = 1024
+#: Header blocks and requests that are remembered, and the longest of them.
+MOST_BLOCKS = 1024
+MOST_REQUESTS = 4096
+LONGEST_BLOCK = 2048
+
+_HOST = re.compile(rb"[A-Za-z0-9.\-_]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
+_END = b" HTTP/1.1"
+
+
+class Block(NamedTuple):
+    """What is known of a header block that has come before."""
+
+    body_length: int
+    user_agent: str
+
+
+#: A hot call: the function, what follows the prefix, the body and the User-Agent.
+Call = tuple[Answer, bytes, bytes, str]
+
+
+class Timeouts(NamedTuple):
+    """Seconds after which the front gives up."""
+
+    #: Between two requests, and for a request line with its headers: at least this, and up to a third more.
+    idle: float
+    #: For a body.
+    body: float
+    #: For the client to read an answer that fills the buffers.
+    unread: float
+    #: For the client to notice that it is refused, before the connection is closed on what it still sends.
+    linger: float = 2.0
+
+
+class Refuse(Protocol):
+    """Renders a refusal of the front's own as a whole answer that closes the connection."""
+
+    def __call__(self, status: int, code: str, detail: str) -> bytes: ...
+
+
+class Shared:
+    """What all connections of one server have in common."""
+
+    def __init__(
+        self,
+        delegate: HTTPServerConnectionDelegate,
+        hot: HotTable,
+        refuse: Refuse,
+        timeouts: Timeouts,
+        *,
+        most_head_bytes: int,
+        most_url_bytes: int,
+        most_body_bytes: int,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.delegate = delegate
+        self.hot = hot
+        self.refuse = refuse
+        self.timeouts = timeouts
+        #: Longer heads are not waited for, and bodies with more around them are not read: the delegate has refused
+        #: them long before, and has patience only so far.
+        self.most_head_bytes = most_head_bytes
+        self.most_framing_bytes = most_body_bytes
+        #: No hot call is in a request line that is longer, or has a longer body.
+        self.most_url_bytes = most_url_bytes
+        self.most_body_bytes = most_body_bytes
+        #: What is known of header blocks that have come before, and which hot call whole requests are: both of them as
+        #: they come over the wire, so what is known is true of the very same bytes.
+        self.blocks: dict[bytes, Block] = {}
+        self.requests: dict[bytes, Call] = {}
+        self._forget_at = 0.0
+        self.done = done_future()
+        self.connections: set[Connection] = set()
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+    def remember(self, request: bytes, call: Call) -> None:
+        """Remembers a request. When there are too many, all are forgotten, but at most once in a second."""
+        if len(self.requests) >= MOST_REQUESTS:
+            now = self.loop.time()
+            if now < self._forget_at:
+                return
+            self._forget_at = now + 1.0
+            self.requests.clear()
+        self.requests[request] = call
+
+
+class Connection(asyncio.Protocol):
+    """The server's end of one connection."""
+
+    peer: Peer
+
+    def __init__(self, shared: Shared, peer: Peer) -> None:
+        self._shared = shared
+        self._blocks = shared.blocks
+        self._requests = shared.requests
+        self._hot = shared.hot
+        self.peer = peer
+        self._address = peer.remote_ip
+        self._parser = httptools.HttpRequestParser(self)
+        #: Requests that are not answered yet; the first has its turn. And how much of them waits.
+        self._exchanges: deque[Exchange] = deque()
+        self._waiting = 0
+        self._unparsed = b""
+        self._is_parsing_later = False
+        #: Whether the next byte begins a request that can be answered at once.
+        self._is_fresh = True
+        #: No more requests are taken after the last; the refusal is what is sent then instead of an answer.
+        self._is_last = False
+        self._refusal: bytes | None = None
+        self._is_reading = True
+        self._is_lingering = False
+        #: Whether the other side sends no more, but may still read.
+        self._is_half_open = False
+        self._is_lost = False
+        #: Done when there is room to write again; None while there is.
+        self._room: Future[None] | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._quiet = 0
+        self._is_pumping = False
+        self._tasks: set[Future[None]] = set()
+        # The request that is being parsed.
+        self._in_message = False
+        self._in_head = True
+        self._head_bytes = 0
+        self._framing_bytes = 0
+        self._completed = 0
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._hot_body: list[bytes] | None = None
+        self._block: Block | None = None
+        self._current: Exchange | None = None
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._write = self._transport.write
+        self._shared.connections.add(self)
+        self._shared.empty.clear()
+        self._watch_idle()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self._is_fresh:
+            known = self._requests.get(data) or self._recognize(data)
+            if known is not None:
+                function, rest, body, user_agent = known
+                answer = function(rest, body, self._address, user_agent)
+                if answer is not None:
+                    self._quiet = 0
+                    self._write(answer)
+                    return
+        if self._is_last:
+            return
+        self._unparsed = self._unparsed + data if self._unparsed else data
+        if not self._is_parsing_later:
+            self._parse()
+
+    def eof_received(self) -> bool:
+        """The other side sends no more. Whoever waits for news is done; what is being answered still goes out."""
+        self._is_half_open = self._is_last = True
+        self._is_fresh = False
+        self._unparsed = b""
+        self._drop_current()
+        if not self._exchanges:
+            return self._refusal is not None
+        self._exchanges[0].closed()
+        # TLS cannot be half open.
+        return self._transport.get_extra_info("sslcontext") is None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason, it has gone
+        """The end."""
+        self._is_lost = self._is_last = True
+        self._is_fresh = False
+        self._unparsed = b""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        exchanges, self._exchanges = self._exchanges, deque()
+        for exchange in exchanges:
+            exchange.closed()
+        self._current = None
+        del self._parser  # which knows us: together we would wait for the garbage collector
+        if self._room is not None:
+            self._room.set_exception(StreamClosedError())
+            self._room.exception()  # whoever waits is told; if nobody does, nobody need be
+        self._shared.delegate.on_close(self)
+        self._shared.connections.discard(self)
+        if not self._shared.connections:
+            self._shared.empty.set()
+
+    def pause_writing(self) -> None:
+        """What was written is too much to be sent at once."""
+        self._is_fresh = False
+        self._room = self._shared.loop.create_future()
+        if not self._exchanges:
+            self._watch_unread()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        room, self._room = self._room, None
+        self._stop_timer("unread")
+        if room is not None:
+            room.set_result(None)
+        self._pump()
+
+    # The way to the hot table.
+
+    def _recognize(self, data: bytes) -> Call | None:
+        """The hot call that these bytes are, if they are nothing but one with a header block that has come before."""
+        head, end, body = data.partition(b"\r\n\r\n")
+        line, _, block = head.partition(b"\r\n")
+        known = self._blocks.get(block)
+        if known is None or not end or known.body_length != len(body):
+            return None
+        call = self._call(line, body, known.user_agent)
+        if call is not None and len(data) <= LONGEST_BLOCK:
+            self._shared.remember(data, call)
+        return call
+
+    def _call(self, line: bytes, body: bytes, user_agent: str) -> Call | None:
+        for prefix, function in self._hot:
+            if line.startswith(prefix):
+                if not line.endswith(_END) or len(line) > self._shared.most_url_bytes:
+                    return None
+                return function, line[len(prefix) : -len(_END)], body, user_agent
+        return None
+
+    # The parser's side. It calls these for each part of a request.
+
+    def _parse(self) -> None:
+        """Parses a slice of what has come, and leaves the rest for later, so that others get their turn."""
+        self._is_parsing_later = False
+        if self._unparsed and not self._is_last and self._waiting < MOST_WAITING:
+            piece = self._unparsed[:SLICE]
+            self._unparsed = self._unparsed[len(piece) :]
+            self._feed(piece)
+        if self._hot_body is not None:  # a request that is under way must be known to be
+            self._cool_down()
+        if self._in_message and not self._in_head and "body" not in self._timers and not self._is_last:
+            self._arm("body", self._shared.timeouts.body, self._give_up)
+        self._take_stock()
+
+    def _feed(self, piece: bytes) -> None:
+        was_fresh = self._is_fresh and not self._unparsed
+        self._completed = 0
+        if self._in_head:
+            self._head_bytes += len(piece)
+        else:
+            self._framing_bytes += len(piece)
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            # We speak nothing else, so we go on as if it had not been asked for.
+            self._parser = httptools.HttpRequestParser(self)
+            self._unparsed = piece[upgrade.args[0] :] + self._unparsed
+            return
+        except httptools.HttpParserInvalidMethodError:
+            self._refuse(501, "unknown_method", "this is no method of HTTP; OPTIONS tells what a path can do")
+        except httptools.HttpParserCallbackError as error:
+            self._refuse_for(error.__context__)
+        except httptools.HttpParserError as error:
+            if not self._is_last:  # else it came after the last request, and does not count
+                self._refuse(400, "bad_request", f"this is not a good HTTP request: {_lowered(str(error))}")
+        if self._is_last:
+            return
+        if self._in_head and self._head_bytes > self._shared.most_head_bytes:
+            self._refuse(431, "headers_too_large", "the request line and headers are far over their limits")
+        elif not self._in_head and self._framing_bytes > self._shared.most_framing_bytes:
+            self._refuse(400, "bad_request", "the body is in too many small chunks, or has too much after it")
+        elif was_fresh and self._block is not None and self._completed == 1 and not self._in_message:
+            self._learn(piece, self._block)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._in_message = True
+
+    def on_url(self, url: bytes) -> None:
+        """The request's target, or a part of it."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; after the body, a trailer, which nobody here needs."""
+        if self._in_head:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._in_head = False
+        self._framing_bytes = 0
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise HTTPInputError("it is in a version of HTTP other than 1.0 and 1.1")
+        self._block = self._as_block(version)
+        if self._block is not None and self._is_hot(self._block):
+            self._hot_body = []
+        else:
+            self._open(version)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._framing_bytes -= len(body)
+        if self._hot_body is not None:
+            self._hot_body.append(body)
+        elif self._current is not None and not self._current.is_finished:
+            self._current.parts.append(body)
+            self._waiting += len(body)
+            self._pump()
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._stop_timer("body")
+        self._in_message, self._in_head = False, True
+        self._completed += 1
+        self._quiet = 0
+        keep_alive = self._parser.should_keep_alive()
+        hot_body = self._hot_body
+        if hot_body is not None and self._block is not None:
+            self._hot_body = None
+            line = b"%b %b%b" % (self._parser.get_method(), self._url, _END)
+            call = self._call(line, b"".join(hot_body), self._block.user_agent)
+            answer = None if call is None else call[0](call[1], call[2], self._address, call[3])
+            if answer is None:
+                self._hot_body = hot_body
+                self._cool_down()
+            else:
+                self._transport.write(answer)
+        current, self._current = self._current, None
+        self._url, self._headers, self._head_bytes = b"", [], 0
+        if not keep_alive:
+            self._is_last = True
+        if current is not None:
+            current.is_received = True
+            self._pump()
+
+    def _is_hot(self, block: Block) -> bool:
+        if self._exchanges or self._room is not None or block.body_length > self._shared.most_body_bytes:
+            return False
+        line = b"%b %b" % (self._parser.get_method(), self._url)
+        return any(line.startswith(prefix) for prefix, _ in self._hot)
+
+    def _as_block(self, version: str) -> Block | None:
+        """What can be known of this header block without its handler; None where anything about it is out of the
+        ordinary."""
+        length, agent, host = 0, b"", None
+        for name, value in self._headers:
+            key = name.lower()
+            if key in COLD_HEADERS:
+                return None
+            if key == b"host":
+                if host is not None or not _HOST.fullmatch(value.rstrip(b" \t")):
+                    return None
+                host = value
+            elif key == b"content-length":
+                length = int(value)
+            elif key == b"user-agent":
+                if agent:
+                    return None
+                agent = value
+        if host is None or version != "1.1" or not self._parser.should_keep_alive():
+            return None
+        if self._head_bytes > LONGEST_BLOCK and sum(len(n) + len(v) + 4 for n, v in self._headers) > LONGEST_BLOCK:
+            return None
+        return Block(length, agent.decode("latin-1").strip())
+
+    def _learn(self, piece: bytes, block: Block) -> None:
+        """Remembers the header block of a request that was all there was."""
+        head, _, body = piece.partition(b"\r\n\r\n")
+        line, _, text = head.partition(b"\r\n")
+        if line.endswith(_END) and b" /" in line and len(text) <= LONGEST_BLOCK and len(body) == block.body_length:
+            if len(self._blocks) >= MOST_BLOCKS:
+                self._blocks.clear()
+            self._blocks[text] = block
+
+    # The way to a handler.
+
+    def _open(self, version: str) -> Exchange:
+        """Opens an exchange for the request whose head is complete, and lets it begin if it is its turn."""
+        headers = HTTPHeaders()
+        for name, value in self._headers:
+            headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
+        if "Transfer-Encoding" in headers and (version == "1.0" or headers["Transfer-Encoding"].lower() != "chunked"):
+            raise HTTPInputError("the only transfer encoding is chunked, in HTTP/1.1")
+        start = RequestStartLine(
+            self._parser.get_method().decode("latin-1"), self._url.decode("latin-1"), f"HTTP/{version}"
+        )
+        exchange = Exchange(self, start, headers, keep_alive=self._parser.should_keep_alive())
+        self._current = exchange
+        self._exchanges.append(exchange)
+        self._waiting += EACH_WAITING
+        self._pump()
+        return exchange
+
+    def _cool_down(self) -> None:
+        """A request that seemed to be for the hot table is for its handler, or is not here yet."""
+        parts, self._hot_body = self._hot_body or [], None
+        exchange = self._open("1.1")
+        exchange.parts.extend(parts)
+        self._waiting += sum(map(len, parts))
+        self._pump()
+
+    def _pump(self) -> None:
+        """Gives the first exchange what has come of it, as long as its handler takes it, and then the next."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            while self._exchanges and not self._exchanges[0].is_finished and self._room is None:
+                if not self._give(self._exchanges[0]):
+                    break
+        except HTTPInputError as error:
+            self._refuse_for(error)
+        except Exception:
+            logger.exception("a request could not be passed on")
+            self.abort()
+        finally:
+            self._is_pumping = False
+        self._take_stock()
+
+    def _give(self, exchange: Exchange) -> bool:
+        """Gives an exchange the next part; whether there may be another."""
+        if exchange.is_blocked or exchange.is_delivered:
+            return False
+        if exchange.delegate is None:
+            self._waiting -= EACH_WAITING
+            exchange.delegate = self._shared.delegate.start_request(self, exchange)
+            self._wait_for(exchange, exchange.delegate.headers_received(exchange.start, exchange.headers))
+            if exchange.asks_first and not exchange.is_begun:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif exchange.parts:
+            part = exchange.parts.popleft()
+            self._waiting -= len(part)
+            self._wait_for(exchange, exchange.delegate.data_received(part))
+        elif exchange.is_received:
+            exchange.is_delivered = True
+            exchange.delegate.finish()
+            if self._is_half_open:
+                exchange.closed()
+        else:
+            return False
+        return True
+
+    def _wait_for(self, exchange: Exchange, taken: Awaitable[None] | None) -> None:
+        if taken is None:
+            return
+        exchange.is_blocked = True
+
+        def go_on(future: "Future[None]") -> None:
+            self._tasks.discard(future)
+            exchange.is_blocked = False
+            if not future.cancelled() and future.exception() is not None:
+                logger.error("a request could not be passed on", exc_info=future.exception())
+                self.abort()
+            self._pump()
+
+        future = asyncio.ensure_future(taken)
+        self._tasks.add(future)
+        future.add_done_callback(go_on)
+
+    # The exchange's side.
+
+    def send(self, data: bytes) -> "Future[None]":
+        """Sends bytes; the future is done when there is room for more. It fails where the other side has gone."""
+        if self._is_lost or self._transport.is_closing():
+            failed: Future[None] = self._shared.loop.create_future()
+            failed.set_exception(StreamClosedError())
+            failed.exception()
+            return failed
+        self._transport.write(data)
+        return self._room or self._shared.done
+
+    def ended(self, exchange: Exchange) -> None:
+        """The answer is complete; the next one's turn comes, if the connection goes on."""
+        if self._is_lost or self._transport.is_closing():
+            return
+        self._exchanges.popleft()
+        self._quiet = 0
+        self._waiting -= sum(map(len, exchange.parts))
+        exchange.parts.clear()
+        if self._room is not None:
+            self._watch_unread()
+        if not exchange.is_received:  # the rest of its body is nobody's, and the next request is behind it
+            self._linger()
+        elif not exchange.keep_alive or (self._is_last and not self._exchanges and self._refusal is None):
+            self._close()
+        else:
+            self._pump()
+
+    def abort(self) -> None:
+        """Closes the connection at once, with whatever is in its buffers."""
+        self._is_last = True
+        self._is_fresh = False
+        self._transport.abort()
+
+    # The end, in its several ways.
+
+    def close(self) -> None:
+        """Closes the connection when what was written has been sent."""
+        self._is_last = True
+        self._close()
+
+    def _close(self) -> None:
+        self._is_fresh = False
+        self._unparsed = b""
+        self._transport.close()
+
+    def _refuse_for(self, error: BaseException | None) -> None:
+        if isinstance(error, HTTPInputError):
+            self._refuse(400, "bad_request", f"this is not a good HTTP request: {error}")
+        else:
+            logger.error("a request could not be read", exc_info=error)
+            self.abort()
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        """Refuses what comes next, once all before it is answered, and takes nothing more."""
+        self._is_last = True
+        self._is_fresh = False
+        self._unparsed = b""
+        self._refusal = self._shared.refuse(status, code, detail)
+        self._hot_body = None
+        self._drop_current()
+        self._take_stock()
+
+    def _drop_current(self) -> None:
+        """The request that is being parsed will not be completed."""
+        current, self._current = self._current, None
+        if current is None or current.is_received:
+            return
+        current.closed()
+        if current in self._exchanges:
+            self._exchanges.remove(current)
+        if current.is_begun:  # it has its answer, a refusal of another kind
+            self._refusal = None
+            self._linger()
+
+    def _take_stock(self) -> None:
+        """After anything has happened: what now?"""
+        if self._is_lost or self._transport.is_closing():
+            return
+        if self._refusal is not None and not self._exchanges and self._room is None:
+            refusal, self._refusal = self._refusal, None
+            self._transport.write(refusal)
+            self._linger()
+            return
+        self._is_fresh = not (
+            self._exchanges or self._in_message or self._unparsed or self._is_last or self._room is not None
+        )
+        is_there_room = self._waiting < MOST_WAITING
+        if self._unparsed and is_there_room and not self._is_parsing_later:
+            self._is_parsing_later = True
+            self._shared.loop.call_soon(self._parse)
+        should_read = is_there_room and not self._unparsed
+        if should_read != self._is_reading and not self._is_lingering:
+            self._is_reading = should_read
+            if should_read:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _linger(self) -> None:
+        """Ends our side, and drops what still comes for a while: closed on unread bytes, TCP would take back what we
+        have sent."""
+        self._is_last = self._is_lingering = True
+        self._is_fresh = False
+        self._unparsed = b""
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+        if not self._transport.can_write_eof():
+            self._close()
+            return
+        self._transport.write_eof()
+        self._arm("linger", self._shared.timeouts.linger, self.abort)
+
+    # Time.
+
+    def _arm(self, name: str, seconds: float, do: Callable[[], None]) -> None:
+        self._stop_timer(name)
+        self._timers[name] = self._shared.loop.call_later(seconds, do)
+
+    def _stop_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _watch_idle(self) -> None:
+        """Looks three times in the idle time-out: a request in between costs a note and not a timer."""
+        if not self._exchanges:
+            self._quiet += 1
+            if self._quiet > 3:
+                self._give_up()
+                return
+        self._arm("idle", self._shared.timeouts.idle / 3, self._watch_idle)
+
+    def _give_up(self) -> None:
+        self._drop_current()
+        self.abort()
+
+    def _watch_unread(self) -> None:
+        """Nobody else looks after an answer that is complete."""
+        self._arm("unread", self._shared.timeouts.unread, self.abort)
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]

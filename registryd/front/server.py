@@ -1,0 +1,54 @@
+"""Takes connections in, and lets them go."""
+
+import asyncio
+import ssl
+from socket import AF_INET, AF_INET6, socket
+from typing import Any
+
+from registryd.front.connection import Connection, Shared
+from registryd.front.exchange import Peer
+
+
+class FrontServer:
+    """The front, as the daemon uses it. Listens to nothing by itself: `take` is for whoever accepts."""
+
+    def __init__(self, shared: Shared, *, tls: ssl.SSLContext | None = None) -> None:
+        self._shared = shared
+        self._tls = tls
+        self._arriving: set[asyncio.Future[object]] = set()
+
+    def __len__(self) -> int:
+        return len(self._shared.connections) + len(self._arriving)
+
+    def take(self, connection: socket, address: Any) -> None:
+        """Serves an accepted connection, which may be of TCP or a Unix socket."""
+        is_ip = connection.family in (AF_INET, AF_INET6)
+        peer = Peer(address[0] if is_ip else "0.0.0.0", "https" if self._tls else "http")  # noqa: S104 - Tornado's word
+        made = self._shared.loop.connect_accepted_socket(
+            lambda: Connection(self._shared, peer), connection, ssl=self._tls
+        )
+        arriving: asyncio.Future[object] = asyncio.ensure_future(made)
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arrived)
+
+    def _arrived(self, arriving: "asyncio.Future[object]") -> None:
+        self._arriving.discard(arriving)
+        if not arriving.cancelled():
+            arriving.exception()  # it has gone again, or does not speak TLS: nobody here needs to know
+
+    async def close(self, seconds: float) -> int:
+        """Closes all connections as soon as what was written to them is sent, but at the latest after so many seconds.
+        Gives back how many were cut off."""
+        for arriving in self._arriving:
+            arriving.cancel()
+        for connection in list(self._shared.connections):
+            connection.close()
+        try:
+            await asyncio.wait_for(self._shared.empty.wait(), seconds)
+        except TimeoutError:
+            cut = len(self._shared.connections)
+            for connection in list(self._shared.connections):
+                connection.abort()
+            await self._shared.empty.wait()
+            return cut
+        return 0

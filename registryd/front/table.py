@@ -1,0 +1,15 @@
+"""The hot table: calls that are answered by a synchronous function with finished bytes."""
+
+from collections.abc import Callable, Sequence
+
+#: Gets what follows the prefix in the request's target, the body, and who asks (address, User-Agent). Gives back the
+#: whole answer, head and body; or None, having changed nothing, where the call is for its handler after all.
+Answer = Callable[[bytes, bytes, str, str], bytes | None]
+
+
+#: The calls that are tried, in this order, each by the beginning of its request line: `GET /services/`. Each answers
+#: requests in HTTP/1.1 on a connection that stays open, without a header that could change the answer.
+HotTable = Sequence[tuple[bytes, Answer]]
+
+#: Headers with which a request is for its handler.
+COLD_HEADERS = frozenset({b"if-none-match", b"expect", b"transfer-encoding", b"upgrade", b"authorization"})
