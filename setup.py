@@ -30,6 +30,7 @@ setup(
             "pytest-tornasync",
             "ruff",
             "schemathesis",
+            "trustme",
             "uvloop>=0.21",
             "uvicorn",
         ],

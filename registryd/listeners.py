@@ -1,6 +1,7 @@
 """The sockets that the daemon listens on: bound early, served later."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -17,6 +18,9 @@ BACKLOG = 4096
 REST = 0.5
 #: Seconds for which that is not said again.
 QUIET = 60.0
+#: Connections beyond the limit that may read their refusal at the same time, and seconds in which to do so.
+MOST_TURNED_AWAY = 100
+LINGER = 1.0
 #: What says that this machine has no such address, or no such family of them; and that we are out of something.
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -65,9 +69,19 @@ class Acceptor:
     """Accepts connections and hands them on, and takes a rest when the process has no file descriptor left: the
     connections that there are go on, and those that wait are accepted when some have gone."""
 
-    def __init__(self, sockets: list[socket.socket], take: Callable[[socket.socket, Any], None]) -> None:
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        take: Callable[[socket.socket, Any], None],
+        is_full: Callable[[], bool] = lambda: False,
+        refusal: bytes = b"",
+    ) -> None:
         self._sockets = sockets
         self._take = take
+        #: Whether there is no room for another connection; it gets the refusal then.
+        self._is_full = is_full
+        self._refusal = refusal
+        self._turned_away: set[socket.socket] = set()
         self._loop = asyncio.get_running_loop()
         self._rests: dict[socket.socket, asyncio.TimerHandle] = {}
         self._quiet_until = 0.0
@@ -84,6 +98,8 @@ class Acceptor:
         for sock in self._sockets:
             self._loop.remove_reader(sock)
             sock.close()
+        for connection in list(self._turned_away):
+            self._let_go(connection)
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(BACKLOG):
@@ -96,15 +112,39 @@ class Acceptor:
                     self._rest(sock, error)
                     return
                 continue  # that one has gone again
-            self._take(connection, address)
+            if self._is_full():
+                self._turn_away(connection)
+            else:
+                self._take(connection, address)
 
-    def _rest(self, sock: socket.socket, error: OSError) -> None:
+    def _turn_away(self, connection: socket.socket) -> None:
+        """Says why, and closes: a moment later, as TCP takes back what was said when it closes on unread bytes."""
+        self._warn("there are as many connections as there may be (--max-connections); those that come get a 503")
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):  # it has gone, or does not listen
+            connection.send(self._refusal)
+            connection.shutdown(socket.SHUT_WR)
+        if len(self._turned_away) >= MOST_TURNED_AWAY:
+            connection.close()
+            return
+        self._turned_away.add(connection)
+        self._loop.call_later(LINGER, self._let_go, connection)
+
+    def _let_go(self, connection: socket.socket) -> None:
+        self._turned_away.discard(connection)
+        connection.close()
+
+    def _warn(self, text: str) -> None:
+        """Says so, and then not again for a while."""
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + QUIET
-            logger.warning(
-                "cannot accept a connection: %s; those that wait come later. Raise the limit (LimitNOFILE=, ulimit -n)",
-                error.strerror,
-            )
+            logger.warning(text)
+
+    def _rest(self, sock: socket.socket, error: OSError) -> None:
+        self._warn(
+            f"cannot accept a connection: {error.strerror}; those that wait come later. Raise the limit (LimitNOFILE=, "
+            "ulimit -n)"
+        )
         self._loop.remove_reader(sock)
         self._rests[sock] = self._loop.call_later(REST, self._loop.add_reader, sock, self._accept, sock)
 

@@ -77,7 +77,12 @@ class Server:
         )
         self._sweeper.start()
         self._broadcast.start()
-        self._acceptor = Acceptor(sockets, self._http.take)
+        self._acceptor = Acceptor(
+            sockets,
+            self._http.take,
+            lambda: len(self._http) >= config.limits.connections,
+            refuse(503, "too_many_connections", "there are as many connections as there may be; come back later"),
+        )
         self._acceptor.start()
         self._watchdog.start()
         logger.info(

@@ -1,10 +1,13 @@
 """Listening sockets: bound early, refused in one line."""
 
+import asyncio
+import contextlib
 import socket
 
 import pytest
+from conftest import ExpectLog
 
-from registryd.listeners import CannotListen, is_loopback, listen, url_of
+from registryd.listeners import Acceptor, CannotListen, is_loopback, listen, url_of
 
 
 def test_port_0_takes_a_free_port_and_the_url_names_it() -> None:
@@ -53,3 +56,25 @@ def test_loopback_is_told_from_the_rest(host: str, loopback: bool) -> None:
     (sock,) = listen(host, 0)
     with sock:
         assert is_loopback(sock) is loopback
+
+
+async def test_a_connection_too_many_is_told_so(expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registryd.listeners.LINGER", 0.01)
+    monkeypatch.setattr("registryd.listeners.MOST_TURNED_AWAY", 2)
+    taken: list[socket.socket] = []
+    (sock,) = listen("127.0.0.1", 0)
+    acceptor = Acceptor([sock], lambda connection, _: taken.append(connection), lambda: len(taken) >= 1, b"full")
+    acceptor.start()
+    with expect_log("as many connections as there may be .--max-connections."):
+        _, first = await asyncio.open_connection(*sock.getsockname())
+        others = [await asyncio.open_connection(*sock.getsockname()) for _ in range(4)]
+        for reader, writer in others:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b"full"
+            writer.close()
+    assert len(taken) == 1
+    while acceptor._turned_away:
+        await asyncio.sleep(0)
+    first.close()
+    taken[0].close()
+    acceptor.stop()

@@ -128,8 +128,9 @@ class Handler(RequestHandler):
 
     def on_connection_close(self) -> None:
         self._is_gone = True
-        if self._on_gone is not None:
-            self._on_gone()
+        on_gone, self._on_gone = self._on_gone, None
+        if on_gone is not None:
+            on_gone()
 
     def reply(self, value: object) -> None:
         """Answers 200 with a value as JSON (rendered already, where it is bytes), or with plain text."""
@@ -142,6 +143,7 @@ class Handler(RequestHandler):
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "Future[None]":
         request = self.request.connection
+        self._on_gone = None
         sent = super().finish(chunk)
         sent.add_done_callback(lambda _: self._under_way.end(request))
         if not sent.done() and isinstance(request, HTTP1Connection):

@@ -33,6 +33,7 @@ class Limits:
     reason_length: int = _limit(256, "characters in the reason of an override")
     override_seconds: int = _limit(31_536_000, "seconds for which an override is laid")
     heartbeat_ids: int = _limit(10_000, "instance_ids in one POST /heartbeats")
+    connections: int = _limit(50_000, "connections at a time; more are answered with a 503")
     watchers: int = _limit(20_000, "watchers, and readers who wait")
     instances: int = _limit(2_000_000, "instances in all")
     instances_per_service: int = _limit(100_000, "instances of one service")

@@ -27,7 +27,7 @@ from registryd.front.table import COLD_HEADERS, Answer, HotTable
 logger = logging.getLogger(__name__)
 
 #: Bytes that are parsed before other connections get their turn.
-SLICE = 16 * 1024
+SLICE = 8 * 1024
 #: Bytes of requests that may wait in line before no more are read. Each counts for its objects, too.
 MOST_WAITING = 64 * 1024
 EACH_WAITING = 1024
@@ -135,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._waiting = 0
         self._unparsed = b""
         self._is_parsing_later = False
+        self._is_feeding = False
         #: Whether the next byte begins a request that can be answered at once.
         self._is_fresh = True
         #: No more requests are taken after the last; the refusal is what is sent then instead of an answer.
@@ -191,16 +192,14 @@ class Connection(asyncio.Protocol):
             self._parse()
 
     def eof_received(self) -> bool:
-        """The other side sends no more. Whoever waits for news is done; what is being answered still goes out."""
-        self._is_half_open = self._is_last = True
+        """The other side sends no more. Whoever waits for news is done; what has been asked is still answered."""
+        self._is_half_open = True
         self._is_fresh = False
-        self._unparsed = b""
-        self._drop_current()
-        if not self._exchanges:
-            return self._refusal is not None
-        self._exchanges[0].closed()
+        if self._exchanges:
+            self._exchanges[0].closed()
+        self._take_stock()
         # TLS cannot be half open.
-        return self._transport.get_extra_info("sslcontext") is None
+        return not self._transport.is_closing() and self._transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason, it has gone
         """The end."""
@@ -215,7 +214,7 @@ class Connection(asyncio.Protocol):
             exchange.closed()
         self._current = None
         del self._parser  # which knows us: together we would wait for the garbage collector
-        if self._room is not None:
+        if self._room is not None and not self._room.done():
             self._room.set_exception(StreamClosedError())
             self._room.exception()  # whoever waits is told; if nobody does, nobody need be
         self._shared.delegate.on_close(self)
@@ -234,7 +233,7 @@ class Connection(asyncio.Protocol):
         """There is room again."""
         room, self._room = self._room, None
         self._stop_timer("unread")
-        if room is not None:
+        if room is not None and not room.done():  # someone who waited may have been cancelled, and it with him
             room.set_result(None)
         self._pump()
 
@@ -248,7 +247,7 @@ class Connection(asyncio.Protocol):
         if known is None or not end or known.body_length != len(body):
             return None
         call = self._call(line, body, known.user_agent)
-        if call is not None and len(data) <= LONGEST_BLOCK:
+        if call is not None and not body and len(data) <= LONGEST_BLOCK:
             self._shared.remember(data, call)
         return call
 
@@ -268,7 +267,9 @@ class Connection(asyncio.Protocol):
         if self._unparsed and not self._is_last and self._waiting < MOST_WAITING:
             piece = self._unparsed[:SLICE]
             self._unparsed = self._unparsed[len(piece) :]
+            self._is_feeding = True
             self._feed(piece)
+            self._is_feeding = False
         if self._hot_body is not None:  # a request that is under way must be known to be
             self._cool_down()
         if self._in_message and not self._in_head and "body" not in self._timers and not self._is_last:
@@ -515,7 +516,7 @@ class Connection(asyncio.Protocol):
             self._watch_unread()
         if not exchange.is_received:  # the rest of its body is nobody's, and the next request is behind it
             self._linger()
-        elif not exchange.keep_alive or (self._is_last and not self._exchanges and self._refusal is None):
+        elif not exchange.keep_alive:
             self._close()
         else:
             self._pump()
@@ -571,13 +572,24 @@ class Connection(asyncio.Protocol):
         """After anything has happened: what now?"""
         if self._is_lost or self._transport.is_closing():
             return
+        if self._is_half_open and not self._unparsed and not self._is_feeding:
+            self._is_last = True
+            self._drop_current()
+            if not self._exchanges and self._refusal is None:
+                self._close()
+                return
         if self._refusal is not None and not self._exchanges and self._room is None:
             refusal, self._refusal = self._refusal, None
             self._transport.write(refusal)
             self._linger()
             return
         self._is_fresh = not (
-            self._exchanges or self._in_message or self._unparsed or self._is_last or self._room is not None
+            self._exchanges
+            or self._in_message
+            or self._unparsed
+            or self._is_last
+            or self._is_half_open
+            or self._room is not None
         )
         is_there_room = self._waiting < MOST_WAITING
         if self._unparsed and is_there_room and not self._is_parsing_later:

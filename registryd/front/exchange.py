@@ -112,8 +112,9 @@ class Exchange(HTTPConnection):
         if self.is_chunked:
             self._line.send(b"0\r\n\r\n")
         self.is_finished = True
-        self._close_callback = None
         self._line.ended(self)
+        # Both know us: together we would wait for the garbage collector.
+        self._close_callback = self.delegate = None
 
     # What else our own handlers ask for.
 
@@ -130,9 +131,10 @@ class Exchange(HTTPConnection):
     def closed(self) -> None:
         """The other side has gone, or reads no more."""
         callback, self._close_callback = self._close_callback, None
-        if self.delegate is not None and not self.is_delivered:
+        delegate, self.delegate = self.delegate, None
+        if delegate is not None and not self.is_delivered:
             self.is_delivered = True
-            self.delegate.on_connection_close()
+            delegate.on_connection_close()
         elif callback is not None:
             callback()
 

@@ -36,8 +36,8 @@ def test_the_start_line_names_the_real_address(daemon: RunningDaemon) -> None:
     port = daemon.url.rpartition(":")[2]
 
     assert re.fullmatch(
-        rf"\S+Z INFO registryd {re.escape(__version__)} listening on http://127\.0\.0\.1:{port} http=front store=memory "
-        r"heartbeat_timeout=30 cleanup_interval=10 pid=\d+",
+        rf"\S+Z INFO registryd {re.escape(__version__)} listening on http://127\.0\.0\.1:{port} http=front "
+        r"store=memory heartbeat_timeout=30 cleanup_interval=10 pid=\d+",
         daemon.lines[0],
     )
 
@@ -265,3 +265,28 @@ def test_a_flood_of_nonsense_is_not_logged(daemon: RunningDaemon) -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (Path(registryd.__file__).parent / "py.typed").exists()
+
+
+#: What a process sees in which the extra `speed` is not installed.
+WITHOUT_SPEED = (
+    "import sys; sys.modules['httptools'] = sys.modules['uvloop'] = None\n"
+    "from registryd.cli import main; sys.exit(main())"
+)
+
+
+@pytest.mark.parametrize("args", [["--http", "tornado"], []])
+def test_without_the_front_it_does_the_same(start_daemon: StartDaemon, args: list[str]) -> None:
+    argv = [sys.executable, "-c", WITHOUT_SPEED] if not args else None
+    daemon = start_daemon(*args, argv=argv)
+    daemon.register()
+    assert " http=tornado " in daemon.lines[0]
+    assert daemon.fetch("/services/users").json["count"] == 1
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
+def test_the_front_without_its_extra_is_a_line_that_says_what_to_install() -> None:
+    with Process([sys.executable, "-c", WITHOUT_SPEED, "--http", "front", "--port", "0"]) as process:
+        assert process.wait() == 2
+        (line,) = process.lines
+        assert line.startswith("registryd: --http front needs httptools: install registryd with its extra, ")

@@ -1,0 +1,385 @@
+"""What the front owes HTTP beyond the right answer: order, bounds, time, and a clean end."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trustme
+from support import a_registration
+from world import MemoryTransport, World, connect, until, world
+
+from registryd.core.limits import Limits
+from registryd.front import connection
+from registryd.listeners import Acceptor
+
+LOOKUP = b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n"
+BEAT = b"POST /heartbeat/i1 HTTP/1.1\r\nHost: h\r\n\r\n"
+LIVE = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
+WAIT = b"GET /services/users?index=%d&wait=1m HTTP/1.1\r\nHost: h\r\n\r\n"
+A_POST = b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 64\r\n\r\n"
+BODY = b'{"service_name":"users","base_url":"http://h","instance_id":"a"'.ljust(63) + b"}"
+
+
+def play(story: Callable[[World], Awaitable[None]], limits: Limits | None = None) -> None:
+    """Runs a story in a world with one registered instance."""
+
+    async def whole() -> None:
+        async with world("front", limits or Limits()) as there:
+            await there.registry.register(a_registration())
+            await story(there)
+
+    asyncio.run(whole())
+
+
+def statuses(transport: MemoryTransport) -> list[bytes]:
+    return [part[:3] for part in bytes(transport.written).split(b"HTTP/1.1 ")[1:]]
+
+
+async def answers(transport: MemoryTransport, count: int) -> list[bytes]:
+    """The statuses, as soon as there are so many."""
+    await until(lambda: len(statuses(transport)) >= count, f"{count} answers")
+    return statuses(transport)
+
+
+# Order.
+
+
+@pytest.mark.parametrize(
+    "first", [LOOKUP, LIVE, BEAT, A_POST + BODY], ids=["look-up", "handler", "heartbeat", "register"]
+)
+def test_a_request_may_be_cut_anywhere(first: bytes) -> None:
+    async def story(there: World) -> None:
+        data = first + LIVE + LOOKUP
+        for cut in range(len(data) + 1):
+            transport = connect(there)
+            transport.protocol.data_received(data[:cut])
+            transport.protocol.data_received(data[cut:])
+            assert await answers(transport, 3) == [b"200"] * 3, cut
+            transport.lose()
+
+    play(story)
+
+
+def test_hot_calls_wait_behind_a_handler_that_waits() -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        transport.protocol.data_received(WAIT % there.registry.index("users") + LOOKUP + LIVE + LOOKUP)
+        await until(lambda: there.registry.feed.watchers, "the long poll")
+        transport.protocol.data_received(LOOKUP)
+        assert transport.written == b""
+
+        await there.registry.register(a_registration(instance_id="i2"))
+        assert await answers(transport, 5) == [b"200"] * 5
+        assert transport.written.count(b'"count":2') == 4
+
+    play(story)
+
+
+def test_a_header_block_that_is_known_is_not_enough() -> None:
+    async def story(there: World) -> None:
+        for request in (LOOKUP, BEAT, A_POST + BODY):
+            transport = connect(there)
+            transport.protocol.data_received(request)
+            assert statuses(transport) == [b"200"]
+            for part in (request[:-4], request[:-2], request[:-1]):
+                again = connect(there)
+                again.protocol.data_received(part)
+                assert again.written == b"", "it is not all here"
+                again.protocol.data_received(request[len(part) :])
+                assert await answers(again, 1) == [b"200"]
+        # Known bytes after a part of another request are a part of that request.
+        transport = connect(there)
+        transport.protocol.data_received(A_POST.replace(b"64", b"%d" % len(LOOKUP)))
+        transport.protocol.data_received(LOOKUP)
+        assert await answers(transport, 1) == [b"400"]
+        assert b"invalid_json" in transport.written
+
+    play(story)
+
+
+def test_what_is_known_of_a_header_block_is_its_own() -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        # Two requests at once teach nothing of the first by the second.
+        transport.protocol.data_received(b"GET /livez HTTP/1.1\r\nHost: h\r\nIf-None-Match: *\r\n\r\n" + LOOKUP)
+        await answers(transport, 2)
+        assert not there.shared.blocks
+        transport.protocol.data_received(b"\r\nGET /services/users HTTP/1.1\r\nHost: h\r\n\r\n")
+        transport.protocol.data_received(b"GET /services/users HTTP/1.1\r\n\r\n")
+        assert await answers(transport, 4) == [b"200", b"200", b"200", b"400"]
+
+        for odd in (
+            b"Host: h\r\nHost: h",
+            b"Host: a b",
+            b"X: y",
+            b"Host: h\r\nConnection: close",
+            b"Host: h\r\nExpect: x",
+        ):
+            other = connect(there)
+            other.protocol.data_received(b"GET /services/users HTTP/1.1\r\n" + odd + b"\r\n\r\n")
+            await answers(other, 1)
+            assert not there.shared.blocks, odd
+
+    play(story)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MOST_BLOCKS", 10)
+    monkeypatch.setattr(connection, "MOST_REQUESTS", 10)
+
+    async def story(there: World) -> None:
+        transport = connect(there)
+        for n in range(100):
+            transport.protocol.data_received(b"GET /services/users HTTP/1.1\r\nHost: h%d\r\n\r\n" % n)
+            transport.protocol.data_received(b"GET /services/%d HTTP/1.1\r\nHost: h1\r\n\r\n" % n)
+            await answers(transport, 2 * n + 2)
+        assert len(there.shared.blocks) <= 10
+        assert len(there.shared.requests) <= 10
+
+    play(story)
+
+
+# Bounds.
+
+
+def test_no_more_is_read_while_much_waits_and_then_it_goes_on() -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        transport.protocol.data_received(WAIT % there.registry.index("users"))
+        await until(lambda: there.registry.feed.watchers, "the long poll")
+        flood = LIVE * 4000
+        sent = 0
+        while transport.reads:
+            transport.protocol.data_received(flood[sent : sent + 8192])
+            sent += 8192
+            await asyncio.sleep(0)
+            assert sent < len(flood), "it stops to read"
+        most = connection.MOST_WAITING // connection.EACH_WAITING + connection.SLICE // len(LIVE) + 1
+        assert len(transport.protocol._exchanges) <= most
+
+        await there.registry.register(a_registration(instance_id="i2"))
+        await until(lambda: transport.reads, "it reads again")
+        transport.protocol.data_received(flood[sent:])
+        assert await answers(transport, 4001) == [b"200"] * 4001
+
+    play(story)
+
+
+def test_a_client_that_does_not_read_gets_no_further_answers_until_it_does() -> None:
+    async def story(there: World) -> None:
+        for n in range(50):
+            await there.registry.register(a_registration(instance_id=f"n{n}", metadata={"x": "y" * 1000}))
+        transport = connect(there, room=100_000)
+        transport.protocol.data_received(LOOKUP * 300)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(transport.written) < 200_000
+        while len(statuses(transport)) < 300:
+            before = len(transport.written)
+            transport.drain()
+            await until(lambda: len(transport.written) > before, "more, as there is room")  # noqa: B023
+        assert statuses(transport) == [b"200"] * 300
+
+    play(story)
+
+
+def test_a_flood_on_one_connection_leaves_others_their_turn() -> None:
+    async def story(there: World) -> None:
+        flood, other = connect(there), connect(there)
+        flood.protocol.data_received(LOOKUP * 5000)
+        other.protocol.data_received(LOOKUP)
+        assert statuses(other) == [b"200"]
+        assert len(statuses(flood)) < 1000
+        assert await answers(flood, 5000) == [b"200"] * 5000
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"GET /services/" + b"x" * 200_000,
+        b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 40_000,
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 200_000,
+        b"GET / HTTP/1.1\r\nHost: h\r\n" + b"x" * 200_000,
+        b"POST /livez HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 50_000,
+        b"POST /livez HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1;" + b"x" * 300_000,
+        b"POST /livez HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000,
+    ],
+    ids=["URL", "headers", "value", "name", "trailers", "extension", "chunks"],
+)
+def test_what_has_no_end_is_ended(endless: bytes) -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        for n in range(0, len(endless), 10_000):
+            transport.protocol.data_received(endless[n : n + 10_000])
+            await asyncio.sleep(0)
+        await until(lambda: transport.has_ended or transport.is_closed, "the end")
+        assert statuses(transport)[0] in (b"400", b"413", b"431")
+
+    play(story)
+
+
+# Time.
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: h\r\n", A_POST + BODY[:-1], LOOKUP, LIVE],
+    ids=["nothing", "line", "headers", "body", "between hot calls", "between others"],
+)
+def test_who_is_too_slow_is_let_go(part: bytes) -> None:
+    async def story(there: World) -> None:
+        there.shared.timeouts = connection.Timeouts(idle=0.03, body=0.03, unread=9, linger=9)
+        transport = connect(there)
+        transport.protocol.data_received(part)
+        while not transport.is_lost:
+            await asyncio.sleep(0)
+
+    play(story)
+
+
+def test_who_waits_for_an_answer_is_not_idle() -> None:
+    async def story(there: World) -> None:
+        there.shared.timeouts = connection.Timeouts(idle=0.01, body=0.01, unread=9, linger=9)
+        transport = connect(there)
+        there.store.hold()
+        transport.protocol.data_received(A_POST + BODY)
+        loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        while loop.time() < begun + 0.05:
+            await asyncio.sleep(0)
+        assert not transport.is_closed
+        there.store.release()
+        assert await answers(transport, 1) == [b"200"]
+
+    play(story)
+
+
+@pytest.mark.parametrize("request_bytes", [LOOKUP, LOOKUP.replace(b" HTTP", b"?limit=99 HTTP")], ids=["hot", "handler"])
+def test_an_answer_that_nobody_reads_is_given_up(request_bytes: bytes) -> None:
+    async def story(there: World) -> None:
+        there.shared.timeouts = connection.Timeouts(idle=9, body=9, unread=0.02, linger=9)
+        transport = connect(there, room=100)
+        transport.protocol.data_received(request_bytes)
+        while not transport.is_lost:
+            await asyncio.sleep(0)
+
+    play(story)
+
+
+# The end.
+
+
+def test_the_end_of_the_other_side_ends_waiting_and_not_answering() -> None:
+    async def story(there: World) -> None:
+        waiting = connect(there)
+        waiting.protocol.data_received(WAIT % there.registry.index("users") + LIVE)
+        await until(lambda: there.registry.feed.watchers, "the long poll")
+        waiting.protocol.eof_received()
+        await until(lambda: waiting.is_lost, "the end, although a request was behind the one that waited")
+        assert waiting.written == b""
+
+        half_open = connect(there)
+        half_open.protocol.data_received((LIVE + LOOKUP) * 400)
+        assert half_open.protocol.eof_received(), "it stays open"
+        assert await answers(half_open, 800) == [b"200"] * 800
+        await until(lambda: half_open.is_lost, "the end")
+
+        half = connect(there)
+        half.protocol.data_received(LIVE + A_POST + BODY[:-1])
+        half.protocol.eof_received()
+        assert await answers(half, 1) == [b"200"]
+        await until(lambda: half.is_lost, "the end")
+        assert len(statuses(half)) == 1
+
+    play(story)
+
+
+def test_a_client_that_goes_is_noticed_whatever_it_waits_for() -> None:
+    async def story(there: World) -> None:
+        there.store.hold()
+        for part in (WAIT % there.registry.index("users"), b"GET /watch HTTP/1.1\r\nHost: h\r\n\r\n", A_POST + BODY):
+            transport = connect(there)
+            transport.protocol.data_received(part + LIVE)
+            await until(lambda: len(there.under_way), "it is under way")
+            transport.lose()
+        there.store.release()
+        await until(lambda: not len(there.under_way), "nobody is waited for")
+
+    play(story)
+
+
+def test_a_refused_client_that_goes_on_sending_is_read_for_a_while() -> None:
+    async def story(there: World) -> None:
+        there.shared.timeouts = connection.Timeouts(idle=9, body=9, unread=9, linger=0.02)
+        transport = connect(there)
+        transport.protocol.data_received(b"nonsense\r\n\r\n")
+        assert transport.has_ended
+        assert not transport.is_closed
+        transport.protocol.data_received(b"x" * 100_000)
+        while not transport.is_lost:
+            await asyncio.sleep(0)
+        assert len(statuses(transport)) == 1
+
+    play(story)
+
+
+def test_the_server_closes_when_all_is_sent_or_its_time_is_up() -> None:
+    async def story(there: World) -> None:
+        idle, full = connect(there), connect(there, room=10)
+        full.protocol.data_received(LOOKUP)
+        full.close = lambda: setattr(full, "is_closed", True)  # type: ignore[method-assign] # it has something to send
+        full.abort = lambda: asyncio.get_running_loop().call_soon(full.lose)  # type: ignore[assignment,method-assign]
+        assert await there.http.close(0.02) == 1
+        assert idle.is_lost
+        assert full.is_lost
+
+    play(story)
+
+
+# Sockets of every kind.
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    writer.write(LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    heard = await reader.read()
+    writer.close()
+    return heard
+
+
+def test_a_unix_socket_is_served(tmp_path: Path) -> None:
+    async def story(there: World) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(tmp_path / "socket"))
+            sock.listen()
+            sock.setblocking(False)
+            acceptor = Acceptor([sock], there.http.take)
+            acceptor.start()
+            heard = await ask(*await asyncio.open_unix_connection(str(tmp_path / "socket")))
+            acceptor.stop()
+        assert heard.endswith(b"\r\n\r\nok\n")
+
+    play(story)
+
+
+def test_tls_is_served_and_who_does_not_speak_it_is_let_go() -> None:
+    authority = trustme.CA()
+    mine, yours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(mine)
+    authority.configure_trust(yours)
+
+    async def story(there: World) -> None:
+        there.http._tls = mine  # type: ignore[attr-defined]
+        (sock,) = there.served._sockets.values()
+        address = sock.getsockname()
+        assert (await ask(*await asyncio.open_connection(*address, ssl=yours))).endswith(b"\r\n\r\nok\n")
+
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(LIVE)
+        writer.close()
+        await until(lambda: len(there.http) == 0, "it has been let go")
+
+    play(story)

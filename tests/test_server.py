@@ -1,0 +1,43 @@
+"""Which HTTP server and which loop the daemon takes, with and without the extra `speed`."""
+
+import asyncio
+from importlib.machinery import ModuleSpec
+
+import pytest
+import uvloop
+
+from registryd.server import NotInstalled, choose_http, loop_factory
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(
+        "registryd.server.find_spec", lambda name: None if name in names else ModuleSpec(name, loader=None)
+    )
+
+
+@pytest.mark.parametrize(("asked", "taken"), [("auto", "front"), ("front", "front"), ("tornado", "tornado")])
+def test_with_the_extra_it_is_the_front_unless_tornado_is_asked_for(asked: str, taken: str) -> None:
+    assert choose_http(asked) == taken
+
+
+def test_without_the_extra_it_is_tornado_and_the_front_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "httptools", "uvloop")
+
+    assert choose_http("auto") == choose_http("tornado") == "tornado"
+    with pytest.raises(NotInstalled, match=r"--http front needs httptools: .*registryd\[speed\]"):
+        choose_http("front")
+
+
+def test_uvloop_comes_with_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loop_factory("front") is uvloop.new_event_loop
+    assert loop_factory("tornado") is None
+    without(monkeypatch, "uvloop")
+    assert loop_factory("front") is None
+
+
+def test_the_loop_is_the_one_that_was_asked_for() -> None:
+    async def kind() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    with asyncio.Runner(loop_factory=loop_factory("front")) as runner:
+        assert runner.run(kind()) == "uvloop"
