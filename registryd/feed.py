@@ -22,6 +22,8 @@ Subscriber = Callable[[Change], None]
 
 #: Changes that are kept for watchers who are behind, or come back.
 KEPT_CHANGES = 65_536
+#: Those who are woken before others get their turn: each of them asks, and is answered.
+SLICE = 50
 #: Services whose index is kept after they are gone.
 KEPT_SERVICES = 100_000
 
@@ -74,6 +76,9 @@ class Feed:
         #: Who waits for the next change, and who watches all of them, by service; None: any. No entry is empty.
         self._waiting: dict[str | None, set[asyncio.Future[None]]] = {}
         self._watching: dict[str | None, dict[Watcher, None]] = {}
+        #: Those for whom there is something, but who have not been woken yet.
+        self._waking: deque[asyncio.Future[None]] = deque()
+        self._is_waking = False
         self._closing = False
 
     def index_of(self, service_name: str) -> int:
@@ -96,11 +101,21 @@ class Feed:
             first.setdefault(None, change.index)
             first.setdefault(change.instance.service_name, change.index)
         for service_name, index in first.items():
-            for future in self._waiting.pop(service_name, ()):
-                if not future.done():
-                    future.set_result(None)
+            self._waking.extend(self._waiting.pop(service_name, ()))
             for watcher in self._watching.get(service_name, ()):
                 self._rouse(watcher, index)
+        if self._waking and not self._is_waking:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Wakes a slice of those who have waited, and then lets others have their turn."""
+        for _ in range(min(SLICE, len(self._waking))):
+            future = self._waking.popleft()
+            if not future.done():
+                future.set_result(None)
+        self._is_waking = bool(self._waking)
+        if self._is_waking:
+            asyncio.get_running_loop().call_soon(self._wake)
 
     @contextmanager
     def seat(self) -> Iterator[None]:
@@ -220,6 +235,7 @@ class Feed:
         """Raises AssertionError where someone who has left is still waited for."""
         assert self.watchers == 0, "nobody holds a seat"
         assert not self._waiting, "nobody waits"
+        assert not self._waking, "nobody is to be woken"
         assert not self._watching, "nobody watches"
 
 

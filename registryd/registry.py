@@ -5,16 +5,17 @@ wait for nothing: in one event loop a step without an await is atomic, so none o
 """
 
 import asyncio
+import itertools
 import random
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from registryd.clock import Clock
 from registryd.core.choice import Choice, choose
-from registryd.core.errors import UnknownInstance
+from registryd.core.errors import LimitReached, UnknownInstance
 from registryd.core.history import History
 from registryd.core.leases import Lease
 from registryd.core.model import NOBODY, Change, Command, Deregister, Origin, Register, Resume, SetOverride, Update
@@ -23,6 +24,9 @@ from registryd.core.services import Service, ServiceCount
 from registryd.core.state import State
 from registryd.feed import Feed
 from registryd.store.base import Store
+
+#: Leases that are expired in one step, before others get their turn.
+SLICE = 200
 
 
 class Tally(NamedTuple):
@@ -61,6 +65,8 @@ class Registry:
         self._expired = 0
         #: A moment before which nothing ends: kept here because every call asks. A heartbeat never brings it forward.
         self._next_end = state.next_end()
+        #: Whether leases have ended that have not been expired yet, as there are too many for one step.
+        self.is_behind = False
 
     # Changes. `origin` is who asks, for the history.
 
@@ -110,6 +116,8 @@ class Registry:
     def renew(self, instance_id: str, generation: int | None = None) -> Lease:
         """A heartbeat: the lease runs for another ttl. Gives it back. Raises UnknownInstance, StaleGeneration."""
         now = self._settle()
+        if self.is_behind:
+            self._settle_instance(instance_id, now)
         lease = self._state.lease(instance_id, generation)
         self._state.renew(lease, now, self._clock.wall())
         self._renewed += 1
@@ -121,7 +129,7 @@ class Registry:
         renewed, unknown = 0, []
         for instance_id in instance_ids:
             lease = self._state.find(instance_id)
-            if lease is None:
+            if lease is None or lease.expires_at <= now:
                 unknown.append(instance_id)
             else:
                 self._state.renew(lease, now, wall)
@@ -152,7 +160,7 @@ class Registry:
 
     def lease(self, instance_id: str, *, hand_out: bool = True) -> Lease:
         """The lease of one instance, for a reader. Raises UnknownInstance."""
-        self._settle()
+        self._settle_instance(instance_id, self._settle())
         lease = self._state.lease(instance_id)
         if hand_out:
             self._hand_out((lease,))
@@ -160,56 +168,65 @@ class Registry:
 
     def listing(self, service_name: str, *, hand_out: bool = True) -> Service | None:
         """A service, for a reader who takes all of its instances that are up; None where it has no instance."""
-        self._settle()
+        now = self._settle()
         service = self._state.service(service_name)
+        if service is not None and self.is_behind:
+            service = self._settle_service(service, now)
         if service is not None and hand_out:
             service.listings += 1
             service.listed_at = self._clock.wall()
+            return service.living(now) if self.is_behind else service
         return service
 
     def choose(self, service_name: str, choice: Choice, *, hand_out: bool = True) -> list[Lease]:
         """The leases of a service's instances that a reader wants; none for a service that nobody has registered."""
-        self._settle()
-        chosen = choose(self._state.leases(service_name), choice, self._dice)
+        chosen = choose(self._leases_of(service_name), choice, self._dice)
         if hand_out:
             self._hand_out(chosen)
         return chosen
 
     def count(self, service_name: str, choice: Choice) -> int:
         """How many of a service's instances fit a choice, whatever its limit."""
-        self._settle()
-        return sum(map(choice.fits, self._state.leases(service_name)))
+        return sum(map(choice.fits, self._leases_of(service_name)))
 
     def snapshot(self, service_names: Iterable[str]) -> list[Lease]:
         """The leases of all instances of these services, or of all, for a watcher, whatever their status."""
-        self._settle()
+        now = self._settle()
         names = list(dict.fromkeys(service_names))
-        leases = (
-            [lease for name in names for lease in self._state.leases(name)] if names else [*self._state.all_leases()]
-        )
+        there = (lease for name in names for lease in self._state.leases(name)) if names else self._state.all_leases()
+        leases = [lease for lease in there if lease.expires_at > now]
         self._hand_out(lease for lease in leases if lease.status == "up")
         return leases
 
     def services(self) -> dict[str, ServiceCount]:
         """Every service that has an instance, names sorted."""
-        self._settle()
-        return self._state.services()
+        now = self._settle()
+        return self._state.services(self._state.ended_leases(now) if self.is_behind else ())
 
     def index(self, service_name: str | None = None) -> int:
         """The number of the last change to a service, or to anything."""
-        self._settle()
-        return self.feed.index if service_name is None else self.feed.index_of(service_name)
+        now = self._settle()
+        if service_name is None:
+            return self.feed.index
+        service = self._state.service(service_name) if self.is_behind else None
+        if service is not None:
+            self._settle_service(service, now)
+        return self.feed.index_of(service_name)
 
     def tally(self) -> Tally:
         """The registry in numbers."""
-        self._settle()
-        return Tally(self._state.service_count(), len(self._state), self.feed.watchers, self._renewed, self._expired)
+        now = self._settle()
+        services, instances, expired = self._state.service_count(), len(self._state), self._expired
+        if self.is_behind:
+            ended = self._state.ended_leases(now)
+            services = len(self._state.services(ended))
+            instances, expired = instances - len(ended), expired + len(ended)
+        return Tally(services, instances, self.feed.watchers, self._renewed, expired)
 
     def stories(self, subject: str) -> list[Story]:
         """What is known of an instance, or of every instance of a service; nothing where neither was ever seen,
         or where they have been gone for an hour."""
-        self._settle()
-        present = [lease.instance.instance_id for lease in self._state.leases(subject)]
+        present = [lease.instance.instance_id for lease in self._leases_of(subject)]
         known = dict.fromkeys([subject, *present, *self._history.of_service(subject)])
         return [story for story in map(self._story, known) if story is not None]
 
@@ -219,6 +236,7 @@ class Registry:
         self._hand_out(lease for lease in leases if lease is not None)
 
     def _story(self, instance_id: str) -> Story | None:
+        self._settle_instance(instance_id, self._clock.now())
         lease = self._state.find(instance_id)
         events = self._history.of(instance_id)
         if lease is None and (not events or self._clock.wall() - events[-1].at >= REMEMBERED_SECONDS):
@@ -233,7 +251,7 @@ class Registry:
     async def _change(self, command: Command, origin: Origin) -> tuple[Change, ...]:
         """The one shape of a change. Gives back what has taken effect; where it raises, nothing has."""
         async with self._lock:
-            changes = self._state.decide(command, self._settle(), self._clock.wall(), origin)
+            changes = self._decide(command, origin)
             if not changes:
                 return ()
             numbered = await self._store.append(changes)
@@ -244,13 +262,69 @@ class Registry:
             raise UnknownInstance(changes[-1].instance.instance_id)
         return done
 
+    def _decide(self, command: Command, origin: Origin) -> tuple[Change, ...]:
+        now = self._settle()
+        assert command.instance_id is not None
+        self._settle_instance(command.instance_id, now)
+        try:
+            return self._state.decide(command, now, self._clock.wall(), origin)
+        except LimitReached:
+            if not self.is_behind:
+                raise
+        self._expire(self._state.ended(now, self._clock.wall()))  # there may be room, and nobody is told a lie
+        return self._state.decide(command, now, self._clock.wall(), origin)
+
     def _settle(self) -> float:
-        """Makes true what time has changed, so that whatever comes next meets the truth. Gives back now."""
+        """Makes true what time has changed, so that whatever comes next meets the truth. Gives back now.
+
+        Where very much has ended at once, only a part of it is expired, and the rest soon (`is_behind`): then whoever
+        looks at a lease or a service has to settle that one, too."""
         now = self._clock.now()
-        if self._next_end <= now:
-            wall = self._clock.wall()
-            ended = self._state.commit(self._store.record(self._state.ended(now, wall)), now, wall)
-            self._next_end = self._state.next_end()
-            self._expired += sum(change.kind == "expired" for change in ended)
-            self.feed.publish(ended)
+        if self._next_end <= now and not self.is_behind:
+            self._expire(self._state.ended(now, self._clock.wall(), SLICE))
+            if self._next_end <= now:
+                self.is_behind = True
+                self._go_on_soon()
         return now
+
+    def _go_on_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Expires another part of what has ended."""
+        now = self._clock.now()
+        self._expire(self._state.ended(now, self._clock.wall(), SLICE))
+        self.is_behind = self._next_end <= now
+        if self.is_behind:
+            self._go_on_soon()
+
+    def _settle_instance(self, instance_id: str, now: float) -> None:
+        lease = self._state.find(instance_id)
+        if lease is not None and lease.expires_at <= now:
+            self._expire(self._state.expiries([lease], self._clock.wall()))
+
+    def _settle_service(self, service: Service, now: float) -> Service | None:
+        """Expires a part of what has ended in a service, so that its index tells that its list has changed. Gives back
+        the service, if anything is left of it."""
+        ended = (lease for lease in service.leases.values() if lease.expires_at <= now)
+        some = list(itertools.islice(ended, SLICE))
+        if some:
+            self._expire(self._state.expiries(some, self._clock.wall()))
+        return self._state.service(service.name)
+
+    def _leases_of(self, service_name: str) -> Collection[Lease]:
+        """The leases of a service that have not ended."""
+        now = self._settle()
+        if not self.is_behind:
+            return self._state.leases(service_name)
+        service = self._state.service(service_name)
+        service = service and self._settle_service(service, now)
+        service = service and service.living(now)
+        return service.leases.values() if service else ()
+
+    def _expire(self, ended: Sequence[Change]) -> None:
+        """Makes changes true that time has brought."""
+        done = self._state.commit(self._store.record(ended), self._clock.now(), self._clock.wall())
+        self._next_end = self._state.next_end()
+        self._expired += sum(change.kind == "expired" for change in done)
+        self.feed.publish(done)

@@ -1,6 +1,7 @@
 """The life of the daemon: the only place that knows all the others. Start, run, stop, in a written order."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -95,6 +96,10 @@ class Server:
             config.cleanup_interval,
             os.getpid(),
         )
+        # What there is now stays: the garbage collector need not look at it again, and with what comes later, which is
+        # made so that it is not tracked, it has little to do however many instances there are.
+        gc.collect()
+        gc.freeze()
         self._notifier.notify("READY=1", f"STATUS=Serving {', '.join(map(url_of, sockets))}")
         if not all(map(is_loopback, sockets)):
             logger.warning(

@@ -50,7 +50,7 @@ class HotCalls:
         if second != self._second:
             self._begin(second)
         known = self._looked_up.get(name)
-        if known is not None:
+        if known is not None and not registry.is_behind:
             service, rendered, index, answer = known
             if service.rendered is rendered and registry.feed.index_of(service.name) == index:
                 service.listings += 1
@@ -67,7 +67,7 @@ class HotCalls:
         index = self._registry.feed.index_of(service_name)
         head = b'\r\nRegistry-Index: %d\r\nEtag: W/"%d"\r\nContent-Length: %d\r\n\r\n' % (index, index, len(body))
         answer = self._first + head + body
-        if len(body) <= LONGEST and len(self._looked_up) < MOST_LOOKED_UP:
+        if len(body) <= LONGEST and not self._registry.is_behind and len(self._looked_up) < MOST_LOOKED_UP:
             self._looked_up[name] = service, service.rendered, index, answer
         return answer
 

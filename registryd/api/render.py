@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +29,8 @@ from registryd.registry import Story
 #: The name under which a service keeps its rendered listing; and how many instances are rendered anew together.
 _LISTING = "v1"
 FEW = 32
+#: Bytes of listings and instances that are kept rendered.
+MOST_KEPT = 64 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
 
@@ -99,17 +102,39 @@ def listing(service_name: str, service: Service | None) -> bytes:
         service.rendered = {}
     body: bytes | None = service.rendered.get(_LISTING)
     if body is None:
-        instances = [
-            _fragment(lease, keep=len(service.leases) > FEW)
-            for lease in service.leases.values()
-            if lease.status == "up"
-        ]
+        keep = len(service.leases) > FEW
+        instances = [_fragment(lease, keep=keep) for lease in service.leases.values() if lease.status == "up"]
         body = service.rendered[_LISTING] = b'{"service_name":"%b","instances":[%b],"count":%d}\n' % (
             service_name.encode(),
             b",".join(instances),
             len(instances),
         )
+        _kept.add(service, len(body) * (2 if keep else 1))
     return body
+
+
+class _Kept:
+    """Which listings are kept, the oldest first: with a million instances, all of them would take half as much memory
+    again as the instances."""
+
+    def __init__(self) -> None:
+        self._listings: deque[tuple[Service, int]] = deque()
+        self._bytes = 0
+
+    def add(self, service: Service, size: int) -> None:
+        """One more is kept; and as many are forgotten as are too many."""
+        self._listings.append((service, size))
+        self._bytes += size
+        while self._bytes > MOST_KEPT and len(self._listings) > 1:
+            forgotten, size = self._listings.popleft()
+            self._bytes -= size
+            forgotten.rendered = None
+            if len(forgotten.leases) > FEW:
+                for lease in forgotten.leases.values():
+                    lease.rendered = None
+
+
+_kept = _Kept()
 
 
 def _fragment(lease: Lease, *, keep: bool) -> bytes:

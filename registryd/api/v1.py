@@ -26,6 +26,8 @@ from registryd.core.model import Deregister, OverrideStatus, Register, Report, R
 
 #: Seconds that a reader waits who says since when and not how long.
 USUAL_WAIT = 30.0
+#: What a reader gets who does not choose.
+USUAL = Choice()
 
 
 class OfGeneration(Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,21 +171,23 @@ class ServiceHandler(Handler):
     async def get(self, service_name: str, *, query: Wanted) -> object:
         """Lists the instances of a service that are wanted: those that are up, unless the query says otherwise."""
         self.reader.rules.check("service_name", service_name)
-        if not self.request.query_arguments:
-            self.take_index(self.registry.index(service_name), etag=True)
-            return render.listing(service_name, self.registry.listing(service_name, hand_out=self.gives))
         registry, choice, seconds = self.registry, query.choice(), query.seconds()
         least = query.least or 0
 
         def is_due() -> bool:
-            return self._has_changed(query, service_name) and registry.count(service_name, choice) >= least
+            return self._has_changed(query, service_name) and (not least or is_enough())
+
+        def is_enough() -> bool:
+            return registry.count(service_name, choice) >= least
 
         await self.wait_for(is_due, service_name, seconds)
         # The index first: should a lease end right now, the list is newer than it says, never older.
         self.take_index(registry.index(service_name), etag=not choice.pick)
-        there = registry.count(service_name, choice)
+        there = registry.count(service_name, choice) if least else 0
         if there < least:
             raise TooFew(least, there)
+        if choice == USUAL:  # what all want is rendered once for all
+            return render.listing(service_name, registry.listing(service_name, hand_out=self.gives))
         return render.service(service_name, registry.choose(service_name, choice, hand_out=self.gives))
 
     head = get

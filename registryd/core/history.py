@@ -18,21 +18,16 @@ class History:
         self._order: deque[Change] = deque()
         #: How many are remembered.
         self._count = 0
-        #: Lists, as most are short, and an empty deque takes ten times the memory.
-        self._by_id: dict[str, list[Change]] = {}
+        #: In tuples, which the garbage collector soon need not look at any more; most have one change.
+        self._by_id: dict[str, tuple[Change, ...]] = {}
 
     def note(self, change: Change) -> None:
         """Remembers a change."""
         instance_id = change.instance.instance_id
-        events = self._by_id.get(instance_id)
-        if events is None:
-            events = self._by_id[instance_id] = []
-        events.append(change)
+        before = self._by_id.get(instance_id, ())
+        events = self._by_id[instance_id] = (*before[1 - EVENTS_EACH :], change)
         self._order.append(change)
-        self._count += 1
-        if len(events) > EVENTS_EACH:
-            del events[0]
-            self._count -= 1
+        self._count += len(events) - len(before)
         while self._count > self._in_all:
             self._forget(self._order.popleft())
         if len(self._order) > 2 * self._in_all:  # most are of a busy few, and dropped long since
@@ -56,8 +51,10 @@ class History:
 
     def _forget(self, change: Change) -> None:
         if self._is_kept(change):
-            events = self._by_id[change.instance.instance_id]
-            del events[0]
+            instance_id = change.instance.instance_id
+            events = self._by_id[instance_id][1:]
             self._count -= 1
-            if not events:
-                del self._by_id[change.instance.instance_id]
+            if events:
+                self._by_id[instance_id] = events
+            else:
+                del self._by_id[instance_id]

@@ -8,6 +8,7 @@ put right.
 """
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -145,8 +146,8 @@ class Leases:
         """A moment before which no lease ends; infinity where there is none."""
         return self._bounds[0][0] if self._bounds else math.inf
 
-    def ended(self, now: float) -> list[Lease]:
-        """The leases that have ended by `now`, first those that ended first. Drops none of them."""
+    def ended(self, now: float, most: int | None = None) -> list[Lease]:
+        """The leases that have ended by `now`, first those that ended first, and at most so many. Drops none."""
         ended: list[Lease] = []
         fronts: dict[float, float] = {}
         while self._bounds and self._bounds[0][0] <= now:
@@ -155,14 +156,14 @@ class Leases:
             if queue is None or ttl in fronts:
                 continue
             fronts[ttl] = _front(queue)
-            for lease in queue:
+            for lease in itertools.islice(queue, most):
                 if lease.expires_at > now:
                     break
                 ended.append(lease)
         for ttl, front in fronts.items():
             heapq.heappush(self._bounds, (front, ttl))
         ended.sort(key=lambda lease: lease.expires_at)
-        return ended
+        return ended[:most]
 
     def _tidy(self) -> None:
         """Forgets bounds of lengths that are no longer in use, before they outnumber the others."""

@@ -1,6 +1,6 @@
 """The instances by service: `{service_name: {instance_id: lease}}`, and how many of each are up."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -15,6 +15,14 @@ class Service(Listing, gc=False, eq=False, kw_only=True):
     leases: dict[str, Lease]
     #: How many of them are up.
     up: int = 0
+
+    def living(self, now: float) -> "Service | None":
+        """The same without the leases that have ended by now: itself, where there is none; None, where none is left."""
+        leases = {instance_id: lease for instance_id, lease in self.leases.items() if lease.expires_at > now}
+        if len(leases) == len(self.leases):
+            return self
+        up = sum(lease.status == "up" for lease in leases.values())
+        return Service(name=self.name, leases=leases, up=up) if leases else None
 
 
 class ServiceCount(Struct, frozen=True):
@@ -40,9 +48,19 @@ class Services:
         """The service of this name, or None."""
         return self._by_name.get(name)
 
-    def counts(self) -> dict[str, ServiceCount]:
-        """Every service with its numbers, by name."""
-        return {name: ServiceCount(len(service.leases), service.up) for name, service in sorted(self._by_name.items())}
+    def counts(self, ended: Iterable[Lease] = ()) -> dict[str, ServiceCount]:
+        """Every service with its numbers, by name, as if these leases were not there any more."""
+        gone: dict[str, int] = {}
+        gone_up: dict[str, int] = {}
+        for lease in ended:
+            name = lease.instance.service_name
+            gone[name] = gone.get(name, 0) + 1
+            gone_up[name] = gone_up.get(name, 0) + (lease.status == "up")
+        return {
+            name: ServiceCount(len(service.leases) - gone.get(name, 0), service.up - gone_up.get(name, 0))
+            for name, service in sorted(self._by_name.items())
+            if len(service.leases) > gone.get(name, 0)
+        }
 
     def open(self, name: str) -> Service:
         """The service of this name, a new one where there is none: something must be listed in it at once."""

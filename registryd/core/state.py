@@ -34,6 +34,10 @@ from registryd.core.past import Gone, Past
 from registryd.core.services import Service, ServiceCount, Services
 
 
+#: One for all who have none: nothing of an instance ever changes in place, and an empty dict takes 64 bytes.
+_NO_METADATA: dict[str, str] = {}
+
+
 class State:
     """All instances, by service and by id. `now` is the lease clock in seconds, `wall` whole seconds since 1970."""
 
@@ -48,7 +52,8 @@ class State:
         self._override_ends: list[tuple[float, str]] = []
         self._past = Past()
 
-    # Questions. They answer from what is there: call `ended` and commit it first.
+    # Questions. They answer from what is there: call `ended` and commit it first. Where that is too much for one step,
+    # whoever asks leaves out the leases whose `expires_at` has come.
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -79,9 +84,13 @@ class State:
         """The leases of all instances."""
         return iter(self._leases)
 
-    def services(self) -> dict[str, ServiceCount]:
-        """Every service that has an instance, by name."""
-        return self._services.counts()
+    def services(self, ended: Iterable[Lease] = ()) -> dict[str, ServiceCount]:
+        """Every service that has an instance, by name, as if these leases were not there any more."""
+        return self._services.counts(ended)
+
+    def ended_leases(self, now: float) -> list[Lease]:
+        """The leases that have ended and are still here."""
+        return self._leases.ended(now)
 
     def service_count(self) -> int:
         """How many services have an instance."""
@@ -115,13 +124,14 @@ class State:
             case Resume():
                 return self._decide_resume(command, wall, origin)
 
-    def ended(self, now: float, wall: int) -> tuple[Change, ...]:
-        """What the passing of time changes: an expiry for each lease that has ended, an update for each override."""
-        expired = [
-            _change("expired", lease, f"no heartbeat for {lease.instance.ttl:g} s", wall)
-            for lease in self._leases.ended(now)
-        ]
-        return (*self._ended_overrides(now, wall), *expired)
+    def ended(self, now: float, wall: int, most: int | None = None) -> tuple[Change, ...]:
+        """What the passing of time changes: an update for each override that has ended, and an expiry for each lease,
+        but of these at most so many."""
+        return (*self._ended_overrides(now, wall), *self.expiries(self._leases.ended(now, most), wall))
+
+    def expiries(self, leases: Iterable[Lease], wall: int) -> list[Change]:
+        """An expiry for each of these leases, which have ended."""
+        return [_change("expired", lease, f"no heartbeat for {lease.instance.ttl:g} s", wall) for lease in leases]
 
     def commit(self, changes: Iterable[Change], now: float, wall: int) -> tuple[Change, ...]:
         """Makes changes that were decided true, all at once. Gives back those that have taken effect."""
@@ -140,7 +150,7 @@ class State:
             registered_at=wall,
             status=command.status or "up",
             ttl=self._default_ttl if command.ttl is None else command.ttl,
-            metadata=command.metadata or {},
+            metadata=command.metadata or _NO_METADATA,
             tags=command.tags or (),
             version=command.version or "",
             zone=command.zone or "",

@@ -1,5 +1,6 @@
 """Rendered answers: what is kept is what would be rendered anew, after any sequence of commands."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
@@ -43,6 +44,21 @@ def test_a_list_that_has_not_changed_is_not_rendered_again() -> None:
     assert render.listing("users", state.service("users")) is first, "nothing that is shown has changed"
     state.renew(state.lease("i7"), NOW + 1, WALL + 1)
     assert render.listing("users", state.service("users")) is not first
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "MOST_KEPT", 50_000)
+    monkeypatch.setattr(render, "_kept", render._Kept())
+    state = new_state()
+    for n in range(50):
+        for name in "abcdef":
+            state.commit(state.decide(a_registration(name, f"{name}{n}"), NOW, WALL), NOW, WALL)
+    fresh = {name: render.listing(name, state.service(name)) for name in "abcdef"}
+
+    services = [state.service(name) for name in "abcdef"]
+    assert [service is not None and service.rendered is not None for service in services] == [False] * 5 + [True]
+    assert [lease.rendered is not None for lease in (state.lease("a1"), state.lease("f1"))] == [False, True]
+    assert {name: render.listing(name, state.service(name)) for name in "abcdef"} == fresh
 
 
 def test_in_a_long_list_only_what_has_changed_is_rendered_again() -> None:
