@@ -145,8 +145,11 @@ class Handler(RequestHandler):
         request = self.request.connection
         self._on_gone = None
         sent = super().finish(chunk)
+        if sent.done():
+            self._under_way.end(request)
+            return sent
         sent.add_done_callback(lambda _: self._under_way.end(request))
-        if not sent.done() and isinstance(request, HTTP1Connection):
+        if isinstance(request, HTTP1Connection):
             timer = asyncio.get_running_loop().call_later(UNREAD_TIMEOUT, request.close)
             sent.add_done_callback(lambda _: timer.cancel())
         return sent

@@ -32,15 +32,20 @@ class Reader:
         self.rules = Rulebook(limits)
         self._narrowed: dict[type[Struct], type[Struct]] = {}
         self._decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+        #: Each type as it is when nothing is given: they are values.
+        self._nothing: dict[type[Struct], Struct] = {}
 
     def body(self, struct: type[S], raw: bytes) -> S:
         """The body as `struct`; an empty one where nothing is required is as good as `{}`. Raises InvalidInput."""
         if not raw:
+            if struct in self._nothing:
+                return cast("S", self._nothing[struct])
             if any(field.required for field in msgspec.structs.fields(struct)):
                 raise InvalidInput(
                     "body", f"the body is empty; send a JSON object with {_listed(struct)}", "missing_body"
                 )
-            raw = b"{}"
+            nothing = self._nothing[struct] = msgspec.convert({}, self.narrow(struct))
+            return cast("S", nothing)
         decoder = self._decoders.get(struct)
         if decoder is None:
             decoder = self._decoders[struct] = msgspec.json.Decoder(self.narrow(struct))
@@ -54,6 +59,11 @@ class Reader:
     def query(self, struct: type[S], arguments: Mapping[str, Sequence[bytes]]) -> S:
         """The query as `struct`: a field with a tuple may be given several times, and `meta.KEY=VALUE` goes into the
         field `meta`. Raises InvalidInput that names the parameter."""
+        if not arguments:
+            nothing = self._nothing.get(struct)
+            if nothing is None:
+                nothing = self._nothing[struct] = msgspec.convert({}, self.narrow(struct, null=False))
+            return cast("S", nothing)
         fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
         values: dict[str, Any] = {}
         unknown = []

@@ -33,7 +33,6 @@ from registryd.core.model import (
 from registryd.core.past import Gone, Past
 from registryd.core.services import Service, ServiceCount, Services
 
-
 #: One for all who have none: nothing of an instance ever changes in place, and an empty dict takes 64 bytes.
 _NO_METADATA: dict[str, str] = {}
 

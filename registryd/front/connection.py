@@ -270,6 +270,8 @@ class Connection(asyncio.Protocol):
             self._is_feeding = True
             self._feed(piece)
             self._is_feeding = False
+            if self._exchanges:
+                self._pump()
         if self._hot_body is not None:  # a request that is under way must be known to be
             self._cool_down()
         if self._in_message and not self._in_head and "body" not in self._timers and not self._is_last:
@@ -326,8 +328,8 @@ class Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise HTTPInputError("it is in a version of HTTP other than 1.0 and 1.1")
-        self._block = self._as_block(version)
-        if self._block is not None and self._is_hot(self._block):
+        self._block = self._as_block(version) if self._is_hot() else None
+        if self._block is not None:
             self._hot_body = []
         else:
             self._open(version)
@@ -368,15 +370,16 @@ class Connection(asyncio.Protocol):
             current.is_received = True
             self._pump()
 
-    def _is_hot(self, block: Block) -> bool:
-        if self._exchanges or self._room is not None or block.body_length > self._shared.most_body_bytes:
+    def _is_hot(self) -> bool:
+        """Whether this may be a hot call, and could be answered now."""
+        if self._exchanges or self._room is not None:
             return False
         line = b"%b %b" % (self._parser.get_method(), self._url)
         return any(line.startswith(prefix) for prefix, _ in self._hot)
 
     def _as_block(self, version: str) -> Block | None:
-        """What can be known of this header block without its handler; None where anything about it is out of the
-        ordinary."""
+        """What can be known of the header block of a hot call; None where anything about it is out of the ordinary, so
+        that the call is for its handler."""
         length, agent, host = 0, b"", None
         for name, value in self._headers:
             key = name.lower()
@@ -393,6 +396,8 @@ class Connection(asyncio.Protocol):
                     return None
                 agent = value
         if host is None or version != "1.1" or not self._parser.should_keep_alive():
+            return None
+        if length > self._shared.most_body_bytes:
             return None
         if self._head_bytes > LONGEST_BLOCK and sum(len(n) + len(v) + 4 for n, v in self._headers) > LONGEST_BLOCK:
             return None
@@ -450,7 +455,8 @@ class Connection(asyncio.Protocol):
             self.abort()
         finally:
             self._is_pumping = False
-        self._take_stock()
+        if not self._is_feeding:
+            self._take_stock()
 
     def _give(self, exchange: Exchange) -> bool:
         """Gives an exchange the next part; whether there may be another."""

@@ -63,8 +63,8 @@ class Filled:
         for n in range(instances):
             ttl = 60 if n >= instances - ending else 86400
             body = (
-                f'{{"service_name":"service-{n // 10}","base_url":"http://10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:80",'
-                f'"instance_id":"instance-{n}","ttl":{ttl}}}'
+                f'{{"service_name":"service-{n // 10}","instance_id":"instance-{n}","ttl":{ttl},'
+                f'"base_url":"http://10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:80"}}'
             )
             self.registry.register_at_once(reader.body(Register, body.encode()))
         gc.collect()
