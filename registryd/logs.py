@@ -3,6 +3,8 @@
 Lines for the journal begin with their priority (sd-daemon(3)) and leave the time to it; others begin with the time.
 """
 
+import asyncio
+import contextlib
 import functools
 import logging
 import re
@@ -39,6 +41,35 @@ class LineFormatter(logging.Formatter):
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" if self._journal else line
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream. In an event loop those of one turn go out together, at its end: a thousand changes
+    at once cost one system call. What someone should look at goes out at once, with all before it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes a line in."""
+        self._lines.append(self.format(record))
+        if record.levelno < logging.WARNING:
+            if len(self._lines) > 1:
+                return
+            with contextlib.suppress(RuntimeError):  # there is no loop, or not any more
+                asyncio.get_running_loop().call_soon(self.flush)
+                return
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what there is."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                with contextlib.suppress(OSError, ValueError):  # nobody reads us any more, and where could we say so
+                    self.stream.write("\n".join(lines) + "\n")
+                    self.stream.flush()
+
+
 @functools.lru_cache(maxsize=2)
 def _time(second: int, form: str) -> str:
     return time.strftime(form, time.gmtime(second))
@@ -50,7 +81,7 @@ def set_up(level: str, environ: Mapping[str, str], stream: TextIO) -> None:
     # "Optimization" in Python's manual of logging: it halves the cost of a line.)
     logging._srcfile = None  # noqa: SLF001 - the manual's own way
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(stream)
+    handler = LineHandler(stream)
     handler.setFormatter(LineFormatter(journal=is_journal(stream.fileno(), environ)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # A reader who sends nonsense gets an answer; our log need not keep it, unless someone is looking for it.

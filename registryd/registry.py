@@ -6,8 +6,8 @@ wait for nothing: in one event loop a step without an await is atomic, so none o
 
 import asyncio
 import itertools
+import os
 import random
-import uuid
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -27,6 +27,13 @@ from registryd.store.base import Store
 
 #: Leases that are expired in one step, before others get their turn.
 SLICE = 200
+
+
+def new_id() -> str:
+    """A new UUID, version 4 (RFC 9562): what str(uuid.uuid4()) gives, in half the time."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 class Tally(NamedTuple):
@@ -74,7 +81,7 @@ class Registry:
         """Lists an instance and gives back its lease. Without an instance_id it is a new one, under a new UUID;
         with one that is known the entry is taken over. Raises LimitReached."""
         if command.instance_id is None:
-            command = msgspec.structs.replace(command, instance_id=str(uuid.uuid4()))
+            command = msgspec.structs.replace(command, instance_id=new_id())
         changes = await self._change(command, origin)
         return self._state.lease(changes[-1].instance.instance_id)
 

@@ -1,5 +1,6 @@
 """The log: one line per event, with a priority for the journal and with the time for everyone else."""
 
+import asyncio
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import NOW, WALL, a_registration, new_state
 
-from registryd.logs import LineFormatter, log_change, plain_line
+from registryd.logs import LineFormatter, LineHandler, log_change, plain_line
 from registryd.systemd import is_journal
 
 
@@ -74,6 +75,29 @@ def test_a_change_is_logged_with_what_and_why(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == [
         "registered service=users instance=i1 url=http://10.0.0.5:8000 generation=1 index=0 reason='new'"
     ]
+
+
+async def test_in_a_loop_the_lines_of_one_turn_are_written_together(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        handler = LineHandler(file)
+        for n in range(3):
+            handler.handle(a_record(f"line {n}"))
+        assert (tmp_path / "log").read_text() == ""
+        await asyncio.sleep(0)
+        assert (tmp_path / "log").read_text() == "line 0\nline 1\nline 2\n"
+
+        handler.handle(a_record("soon"))
+        handler.handle(a_record("look here", logging.WARNING))
+        assert (tmp_path / "log").read_text().endswith("soon\nlook here\n"), "at once, and in order"
+        await asyncio.sleep(0)
+        handler.handle(a_record("and one more"))
+    handler.flush()  # the file is closed, and nobody is hurt
+
+
+def test_without_a_loop_a_line_is_written_at_once(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        LineHandler(file).handle(a_record("line"))
+        assert (tmp_path / "log").read_text() == "line\n"
 
 
 def test_the_log_is_set_up_for_a_stream_and_a_level() -> None:

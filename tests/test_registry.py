@@ -1,6 +1,7 @@
 """The front desk: nothing waits that need not, nothing is half done, every answer is true when it is given."""
 
 import asyncio
+import uuid
 
 import pytest
 from support import FIRST_INDEX, WALL, ManualClock, RecordingStore, a_registration, up
@@ -8,7 +9,7 @@ from support import FIRST_INDEX, WALL, ManualClock, RecordingStore, a_registrati
 from registryd.core.errors import StaleGeneration, UnknownInstance
 from registryd.core.model import Change, Deregister, Report, Resume, SetOverride, Update
 from registryd.feed import Feed
-from registryd.registry import Registry, Tally
+from registryd.registry import Registry, Tally, new_id
 
 
 def ids(registry: Registry, service_name: str = "users") -> list[str]:
@@ -25,6 +26,14 @@ async def test_each_registration_without_an_id_is_a_new_instance(registry: Regis
 
     assert first.instance.instance_id != second.instance.instance_id
     assert len(up(registry, "users")) == 2
+
+
+def test_a_new_id_is_a_random_uuid() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for text in ids:
+        parsed = uuid.UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, uuid.RFC_4122)
 
 
 async def test_an_instance_is_listed_until_its_lease_ends_and_not_after(registry: Registry, clock: ManualClock) -> None:

@@ -44,8 +44,9 @@ class Reader:
                 raise InvalidInput(
                     "body", f"the body is empty; send a JSON object with {_listed(struct)}", "missing_body"
                 )
-            nothing = self._nothing[struct] = msgspec.convert({}, self.narrow(struct))
-            return cast("S", nothing)
+            nothing = msgspec.convert({}, self.narrow(struct))
+            self._nothing[struct] = nothing
+            return nothing
         decoder = self._decoders.get(struct)
         if decoder is None:
             decoder = self._decoders[struct] = msgspec.json.Decoder(self.narrow(struct))

@@ -134,8 +134,8 @@ class State:
 
     def commit(self, changes: Iterable[Change], now: float, wall: int) -> tuple[Change, ...]:
         """Makes changes that were decided true, all at once. Gives back those that have taken effect."""
-        done = (self._apply(change, now, wall) for change in changes)
-        return tuple(change for change in done if change is not None)
+        done = [self._apply(change, now, wall) for change in changes]
+        return tuple([change for change in done if change is not None])
 
     def _decide_register(self, command: Register, now: float, wall: int, origin: Origin) -> tuple[Change, ...]:
         assert command.instance_id is not None, "whoever sends the command gives the instance an id"

@@ -47,7 +47,7 @@ class MemoryStore:
 
     def record(self, changes: Iterable[Change]) -> tuple[Change, ...]:
         """Numbers the changes."""
-        return tuple(self._number(change) for change in changes)
+        return tuple([self._number(change) for change in changes])
 
     async def close(self) -> None:
         """Has nothing to finish."""

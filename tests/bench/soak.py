@@ -1,0 +1,219 @@
+"""Mixed load and fuzzed connections for as long as you like: `python tests/bench/soak.py --seconds 600`
+
+Clients look up, send heartbeats, register (for leases of a second or two, so that many end), watch and wait, come and
+go; others send random bytes and mutated requests, hang up half way, or do not read. Ten times it says how much memory
+the daemon has and how many files it holds open. In the end everyone leaves: then as many files must be open as in the
+beginning, and nothing in the log be above INFO. Ends with status 1 where that is not so, or where the memory of the
+last half is more than a tenth above that of the first.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import re
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import cast
+
+SERVICES = 50
+IDS = 2_000
+SEEDS = [
+    b"GET /services/s1 HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST /heartbeat/i1 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+    b'POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 45\r\n\r\n{"service_name":"odd","base_url":"http://h"} ',
+    b"POST /drain/i2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"GET /watch HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /services?index=1&wait=1s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+]
+
+
+class Daemon:
+    """A daemon with its log in a file."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, port: int) -> None:
+        self.process, self.log, self.port = process, log, port
+
+    @classmethod
+    async def start(cls, folder: Path, http: str) -> "Daemon":
+        log = folder / "log"
+        with log.open("w") as stream:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "registryd", "--port", "0", "--http", http, stderr=stream
+            )
+        while not (match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", log.read_text())):
+            assert process.returncode is None, log.read_text()
+            await asyncio.sleep(0.02)
+        return cls(process, log, int(match[1]))
+
+    def rss(self) -> float:
+        """Resident memory in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert match is not None
+        return int(match[1]) / 1000
+
+    def files(self) -> int:
+        """How many files it holds open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def loud_lines(self) -> list[str]:
+        """The lines above INFO: but for those that say that the machine gave us no turn for a second."""
+        lines = [line for line in self.log.read_text().splitlines() if " INFO " not in line]
+        return [line for line in lines if "stalled seconds=" not in line]
+
+
+class Load:
+    """All who come and go until the time is up."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self._port = port
+        self._dice = random.Random(seed)
+        self.is_over = False
+        self.done: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def _request(self) -> bytes:
+        dice = self._dice
+        chance, instance = dice.random(), dice.randrange(IDS)
+        if chance < 0.8:
+            return b"GET /services/s%d HTTP/1.1\r\nHost: h\r\n\r\n" % dice.randrange(SERVICES)
+        if chance < 0.9:
+            return b"POST /heartbeat/i%d HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n" % instance
+        if chance < 0.97:
+            body = b'{"service_name":"s%d","base_url":"http://10.0.0.1:%d","instance_id":"i%d","ttl":%d}' % (
+                instance % SERVICES, instance, instance, dice.randint(1, 2),
+            )  # fmt: skip
+            return b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        return dice.choice(
+            [
+                b"GET /services HTTP/1.1\r\nHost: h\r\n\r\n",
+                b"GET /status HTTP/1.1\r\nHost: h\r\n\r\n",
+                b"GET /explain/i%d HTTP/1.1\r\nHost: h\r\n\r\n" % instance,
+                b"DELETE /deregister/i%d HTTP/1.1\r\nHost: h\r\n\r\n" % instance,
+                b"GET /services/s1?index=1&wait=20ms HTTP/1.1\r\nHost: h\r\n\r\n",
+            ]
+        )
+
+    async def regular(self) -> None:
+        """Asks this and that on one connection, sometimes several things at once."""
+        async with self._connection() as (reader, writer):
+            for _ in range(self._dice.randrange(1, 300)):
+                count = self._dice.choice([1, 1, 1, 5])
+                writer.write(b"".join(self._request() for _ in range(count)))
+                for _ in range(count):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    match = re.search(rb"Content-Length: (\d+)", head)
+                    assert match is not None, head
+                    await reader.readexactly(int(match[1]))
+                    assert head[9:12] in (b"200", b"404"), head
+                    self.done["answers"] += 1
+                if self.is_over:
+                    return
+
+    async def watcher(self) -> None:
+        """Watches for a while, or watches and does not read."""
+        async with self._connection() as (reader, writer):
+            writer.write(b"GET /watch HTTP/1.1\r\nHost: h\r\n\r\n")
+            if self._dice.random() < 0.2:
+                cast("asyncio.Transport", writer.transport).pause_reading()
+                await asyncio.sleep(self._dice.random())
+                return
+            for _ in range(self._dice.randrange(200)):
+                if self.is_over or not await reader.read(65536):
+                    return
+            self.done["watchers"] += 1
+
+    async def fuzzer(self) -> None:
+        """Sends what is not quite HTTP, and hangs up or listens."""
+        dice = self._dice
+        data = b"".join(dice.choice(SEEDS) for _ in range(dice.randrange(1, 4)))
+        for _ in range(dice.randrange(4)):
+            start = dice.randrange(len(data) + 1)
+            data = data[:start] + dice.choice([b"", b"\r\n", b"\x00", b":", dice.randbytes(8)]) + data[start + 3 :]
+        if dice.random() < 0.2:
+            data = dice.randbytes(dice.randrange(1, 3000))
+        async with self._connection() as (reader, writer):
+            cut = dice.randrange(len(data) + 1)
+            writer.write(data[:cut])
+            await asyncio.sleep(0)
+            writer.write(data[cut:])
+            if dice.random() < 0.5:
+                with contextlib.suppress(OSError):  # it has had enough already
+                    writer.write_eof()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(65536), 0.05)
+        self.done["fuzzed connections"] += 1
+
+    async def again_and_again(self, what: Callable[[], Awaitable[None]]) -> None:
+        """Does it until the time is up. That the other side hangs up is its right."""
+        while not self.is_over:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await what()
+
+
+async def soak(seconds: float, http: str, seed: int) -> bool:
+    """Whether all was well in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = await Daemon.start(Path(folder), http)
+        try:
+            load = Load(daemon.port, seed)
+            first = daemon.files()
+            await load.fuzzer()  # the loop opens a file of its own at the first connection
+            while daemon.files() > first + 1:
+                await asyncio.sleep(0.05)
+            files, memory = daemon.files(), []
+            who = [load.regular] * 8 + [load.watcher] * 3 + [load.fuzzer] * 3
+            tasks = [asyncio.ensure_future(load.again_and_again(one)) for one in who]
+            print(f"{'seconds':>8} {'MB':>7} {'files':>6}  seed={seed} http={http}")
+            for n in range(10):
+                await asyncio.sleep(seconds / 10)
+                memory.append(daemon.rss())
+                print(f"{(n + 1) * seconds / 10:>8.0f} {memory[-1]:>7.1f} {daemon.files():>6}", flush=True)
+            load.is_over = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            failed = [task.exception() for task in tasks if not task.cancelled() and task.exception() is not None]
+            for _ in range(200):  # connections that were refused are read for two seconds more
+                if daemon.files() <= files:
+                    break
+                await asyncio.sleep(0.05)
+            left, loud = daemon.files() - files, daemon.loud_lines()
+        finally:
+            daemon.process.terminate()
+            status = await daemon.process.wait()
+    growth = statistics.median(memory[6:]) / statistics.median(memory[1:5])
+    print(", ".join(f"{count:,} {what}" for what, count in load.done.items()))
+    print(
+        f"memory of the last part x {growth:.3f}; files left open {left}; lines above INFO {len(loud)}; exit {status}"
+    )
+    for line in [*loud[:10], *map(repr, failed)]:
+        print(line)
+    return growth < 1.1 and left <= 0 and not loud and not failed and status == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--http", choices=["auto", "front", "tornado"], default="auto")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    asked = parser.parse_args()
+    sys.exit(not asyncio.run(soak(asked.seconds, asked.http, asked.seed)))
+
+
+if __name__ == "__main__":
+    main()
