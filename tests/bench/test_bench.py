@@ -1,8 +1,13 @@
 """The benches still run: in a short form, and without a look at their figures."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
 
 
 def test_the_bench_of_the_core_prints_its_table() -> None:
@@ -23,3 +28,26 @@ def test_the_bench_of_the_fan_out_prints_its_table() -> None:
     heading, figures = ran.stdout.splitlines()
     assert heading.split()[0] == "watchers"
     assert figures.split()[0] == "20"
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk: apt-get install wrk")
+def test_the_bench_under_load_prints_its_tables_and_writes_figures_and_plot(tmp_path: Path) -> None:
+    bench, figures, plot = Path(__file__).parent / "load.py", tmp_path / "load.json", tmp_path / "load.svg"
+    short = ["--seconds", "1", "--rounds", "1", "--only", "lookup", "--servers", "front,tornado"]
+    files = ["--json", str(figures), "--svg", str(plot)]
+    ran = subprocess.run([sys.executable, str(bench), *short, *files], capture_output=True, text=True, check=True)
+
+    lines = ran.stdout.splitlines()
+    assert lines[1].split() == ["front", "tornado"]
+    assert [line.split()[0] for line in lines[2:6]] == ["lookup", "requests/s", "×", "p99"]
+    assert "lookup, front / nginx" in ran.stdout
+    assert [each["server"] for each in json.loads(figures.read_text())["figures"]] == ["front", "tornado"]
+    assert ET.fromstring(plot.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_without_wrk_the_bench_under_load_says_which_package_has_it() -> None:
+    bench = Path(__file__).parent / "load.py"
+    ran = subprocess.run([sys.executable, str(bench)], env={"PATH": ""}, capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 2
+    assert ran.stderr == "wrk is not on the PATH: apt-get install wrk\n"
