@@ -30,7 +30,7 @@ from registryd.registry import Story
 _LISTING = "v1"
 FEW = 32
 #: Bytes of listings and instances that are kept rendered.
-MOST_KEPT = 64 * 1024 * 1024
+MOST_KEPT = 48 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
 

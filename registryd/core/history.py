@@ -1,6 +1,6 @@
 """The last things that happened to each instance, for whoever asks why. Bounded for each and in all."""
 
-from collections import deque
+from collections import OrderedDict
 
 from registryd.core.model import Change
 
@@ -10,28 +10,26 @@ EVENTS_IN_ALL = 100_000
 
 
 class History:
-    """Changes by instance id, the latest last."""
+    """Changes by instance id, the latest last. Where there are too many, what goes first is all that is remembered of the
+    instance that has not changed for the longest time."""
 
     def __init__(self, *, events_in_all: int = EVENTS_IN_ALL) -> None:
         self._in_all = events_in_all
-        #: Every remembered change, the oldest first; and some that are gone from _by_id already.
-        self._order: deque[Change] = deque()
         #: How many are remembered.
         self._count = 0
-        #: In tuples, which the garbage collector soon need not look at any more; most have one change.
-        self._by_id: dict[str, tuple[Change, ...]] = {}
+        #: The longest unchanged first. In tuples, which the garbage collector soon need not look at any more; most have
+        #: one change.
+        self._by_id: OrderedDict[str, tuple[Change, ...]] = OrderedDict()
 
     def note(self, change: Change) -> None:
         """Remembers a change."""
         instance_id = change.instance.instance_id
-        before = self._by_id.get(instance_id, ())
+        before = self._by_id.pop(instance_id, ())
         events = self._by_id[instance_id] = (*before[1 - EVENTS_EACH :], change)
-        self._order.append(change)
         self._count += len(events) - len(before)
         while self._count > self._in_all:
-            self._forget(self._order.popleft())
-        if len(self._order) > 2 * self._in_all:  # most are of a busy few, and dropped long since
-            self._order = deque(one for one in self._order if self._is_kept(one))
+            _, forgotten = self._by_id.popitem(last=False)
+            self._count -= len(forgotten)
 
     def of(self, instance_id: str) -> list[Change]:
         """What is remembered of an instance, the oldest first."""
@@ -44,17 +42,3 @@ class History:
             for instance_id, events in self._by_id.items()
             if events[-1].instance.service_name == service_name
         ]
-
-    def _is_kept(self, change: Change) -> bool:
-        events = self._by_id.get(change.instance.instance_id)
-        return events is not None and change.index >= events[0].index
-
-    def _forget(self, change: Change) -> None:
-        if self._is_kept(change):
-            instance_id = change.instance.instance_id
-            events = self._by_id[instance_id][1:]
-            self._count -= 1
-            if events:
-                self._by_id[instance_id] = events
-            else:
-                del self._by_id[instance_id]

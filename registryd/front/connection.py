@@ -120,7 +120,45 @@ class Shared:
 class Connection(asyncio.Protocol):
     """The server's end of one connection."""
 
-    peer: Peer
+    # There may be tens of thousands, and so many names would take 2 kB in a dictionary.
+    __slots__ = (
+        "_address",
+        "_block",
+        "_blocks",
+        "_completed",
+        "_current",
+        "_exchanges",
+        "_framing_bytes",
+        "_head_bytes",
+        "_headers",
+        "_hot",
+        "_hot_body",
+        "_in_head",
+        "_in_message",
+        "_is_feeding",
+        "_is_fresh",
+        "_is_half_open",
+        "_is_last",
+        "_is_lingering",
+        "_is_lost",
+        "_is_parsing_later",
+        "_is_pumping",
+        "_is_reading",
+        "_parser",
+        "_quiet",
+        "_refusal",
+        "_requests",
+        "_room",
+        "_shared",
+        "_tasks",
+        "_timers",
+        "_transport",
+        "_unparsed",
+        "_url",
+        "_waiting",
+        "_write",
+        "peer",
+    )
 
     def __init__(self, shared: Shared, peer: Peer) -> None:
         self._shared = shared

@@ -33,7 +33,6 @@ def test_all_events_together_are_bounded() -> None:
 
     assert sorted(kept) == list(range(990, 1000))
     assert len(history._by_id) == 10
-    assert len(history._order) <= 20
 
 
 def test_one_busy_instance_does_not_push_the_others_out() -> None:
@@ -44,7 +43,6 @@ def test_one_busy_instance_does_not_push_the_others_out() -> None:
 
     assert indexes(history, "quiet") == [0]
     assert indexes(history, "busy") == list(range(980, 1000))
-    assert len(history._order) <= 60
 
 
 def test_instances_are_found_by_the_service_of_their_last_event() -> None:
