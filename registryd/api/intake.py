@@ -122,8 +122,9 @@ class _Message(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        # RFC 9112, 3.2.2: a server takes the absolute form, too, as a proxy gets it.
-        start_line = start_line._replace(path=_ABSOLUTE.sub("", start_line.path) or "/")
+        if not start_line.path.startswith("/"):
+            # RFC 9112, 3.2.2: a server takes the absolute form, too, as a proxy gets it.
+            start_line = start_line._replace(path=_ABSOLUTE.sub("", start_line.path) or "/")
         self._under_way.begin(self._request, self._connection)
         self._is_head = start_line.method == "HEAD"
         refusal = self._refusal(start_line, headers)

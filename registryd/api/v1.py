@@ -279,17 +279,17 @@ class ReadyzHandler(Handler):
 def routes(context: Context) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Every path of this face, for an Application."""
     given = {"context": context}
-    return [
-        (r"/register/?", RegisterHandler, given),
+    return [  # Tornado tries one after the other: first come those that are asked for most
+        (r"/services/([^/]+)/?", ServiceHandler, given),
         (r"/heartbeat/([^/]+)/?", HeartbeatHandler, given),
+        (r"/register/?", RegisterHandler, given),
+        (r"/instances/([^/]+)/?", InstanceHandler, given),
         (r"/heartbeats/?", HeartbeatsHandler, given),
         (r"/deregister/([^/]+)/?", DeregisterHandler, given),
         (r"/drain/([^/]+)/?", WithdrawHandler, given | {"status": "draining"}),
         (r"/maintenance/([^/]+)/?", WithdrawHandler, given | {"status": "maintenance"}),
         (r"/resume/([^/]+)/?", ResumeHandler, given),
         (r"/services/?", ServicesHandler, given),
-        (r"/services/([^/]+)/?", ServiceHandler, given),
-        (r"/instances/([^/]+)/?", InstanceHandler, given),
         (r"/explain/([^/]+)/?", ExplainHandler, given),
         (r"/status/?", StatusHandler, given),
         (r"/livez/?", LivezHandler, given),

@@ -10,8 +10,8 @@ EVENTS_IN_ALL = 100_000
 
 
 class History:
-    """Changes by instance id, the latest last. Where there are too many, what goes first is all that is remembered of the
-    instance that has not changed for the longest time."""
+    """Changes by instance id, the latest last. Where there are too many, what goes first is all that is remembered of
+    the instance that has not changed for the longest time."""
 
     def __init__(self, *, events_in_all: int = EVENTS_IN_ALL) -> None:
         self._in_all = events_in_all
