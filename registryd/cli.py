@@ -19,17 +19,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
     except BadSetting as error:
         return _cannot_start(str(error))
-    logs.set_up(config.log_level, os.environ, sys.stderr)
+    change_log = logs.set_up(config.log_level, os.environ, sys.stderr)
     try:
         http = choose_http(config.http)
         with asyncio.Runner(loop_factory=loop_factory(http)) as runner:
-            return runner.run(_serve(config, http))
+            return runner.run(_serve(config, http, change_log))
     except (CannotListen, NotInstalled) as error:
         return _cannot_start(str(error))
 
 
-async def _serve(config: Config, http: str) -> int:
-    return await Server(config, os.environ, http).run()
+async def _serve(config: Config, http: str, change_log: logs.ChangeLog) -> int:
+    return await Server(config, os.environ, http, change_log).run()
 
 
 def _cannot_start(why: str) -> int:

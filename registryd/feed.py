@@ -11,7 +11,7 @@ kept once. A watcher whose cursor the ring has left behind has lost something, a
 import asyncio
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from registryd.core.errors import LimitReached
@@ -89,15 +89,21 @@ class Feed:
         """Has every later change passed to `subscriber`, which must not raise."""
         self._subscribers.append(subscriber)
 
-    def publish(self, changes: Iterable[Change]) -> None:
+    def publish(self, changes: Sequence[Change]) -> None:
         """Passes on changes that have come true. Their numbers must be higher than all before."""
-        first: dict[str | None, int] = {}
         for change in changes:
             assert change.index > self.index, "the index never goes back"
             self.index = change.index
             self._keep(change)
             for subscriber in self._subscribers:
                 subscriber(change)
+        if self._waiting or self._watching:
+            self._tell(changes)
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        """Tells those who wait, and those who watch, that there is something for them."""
+        first: dict[str | None, int] = {}
+        for change in changes:
             first.setdefault(None, change.index)
             first.setdefault(change.instance.service_name, change.index)
         for service_name, index in first.items():

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tornado.web import Application
 
-from registryd import __version__, logs
+from registryd import __version__
 from registryd.api import openapi, v1, watch
 from registryd.api.base import UNREAD_TIMEOUT, UnknownPathHandler
 from registryd.api.context import Context, Daemon, UnderWay
@@ -26,6 +26,7 @@ from registryd.core.limits import Limits
 from registryd.core.state import State
 from registryd.feed import Feed
 from registryd.listeners import Acceptor, allow_many_connections, is_loopback, listen, url_of
+from registryd.logs import ChangeLog
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 from registryd.sweeper import Sweeper
@@ -41,8 +42,9 @@ class NotInstalled(Exception):
 class Server:
     """One daemon. `await run()` from a new asyncio loop; it gives back the exit status."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str], http: str) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str], http: str, change_log: ChangeLog) -> None:
         self._config = config
+        self._change_log = change_log
         self._http_kind = http
         self._notifier = Notifier.from_environment(environ)
         self._watchdog_seconds = watchdog_seconds(environ, os.getpid())
@@ -66,7 +68,7 @@ class Server:
         clock = LeaseClock()
         self._store = MemoryStore(index=int(clock.started_wall * 1e6))
         self._feed = Feed(self._store.index, most_watchers=config.limits.watchers)
-        self._feed.subscribe(logs.log_change)
+        self._feed.subscribe(self._change_log.note)
         state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
         registry = Registry(state, self._store, self._feed, clock)
         self._sweeper = Sweeper(registry, clock, config.cleanup_interval)

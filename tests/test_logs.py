@@ -1,6 +1,7 @@
 """The log: one line per event, with a priority for the journal and with the time for everyone else."""
 
 import asyncio
+import io
 import logging
 import os
 import re
@@ -8,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from support import NOW, WALL, a_registration, new_state
 
-from registryd.logs import LineFormatter, LineHandler, log_change, plain_line
+from registryd.logs import ChangeLog, LineFormatter, LineHandler, plain_line
 from registryd.systemd import is_journal
 
 
@@ -68,27 +70,33 @@ def test_a_plain_line_has_neither(tmp_path: Path) -> None:
         assert plain_line("no way", {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, file) == "<2>no way"
 
 
-def test_a_change_is_logged_with_what_and_why(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("level", "lines"), [("warning", 0), ("info", 1), ("debug", 2)])
+def test_a_change_is_logged_with_what_and_why(level: str, lines: int) -> None:
+    stream = io.StringIO()
+    log = ChangeLog(LineHandler(stream, LineFormatter(journal=True)), level)
     (change,) = new_state().decide(a_registration(), NOW, WALL)
-    log_change(change)
+    log.note(change)
+    log.note(msgspec.structs.replace(change, kind="updated", reason="reports\ndown", is_report=True))
 
-    assert caplog.messages == [
-        "registered service=users instance=i1 url=http://10.0.0.5:8000 generation=1 index=0 reason='new'"
-    ]
+    about = "service=users instance=i1 url=http://10.0.0.5:8000 generation=1 index=0"
+    expected = [f"<6>registered {about} reason='new'", f"<7>updated {about} reason='reports\\ndown'"]
+    assert stream.getvalue().splitlines() == expected[:lines]
 
 
 async def test_in_a_loop_the_lines_of_one_turn_are_written_together(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
-        handler = LineHandler(file)
+        handler = LineHandler(file, LineFormatter(journal=False))
         for n in range(3):
-            handler.handle(a_record(f"line {n}"))
+            handler.handle(a_record(f"line {n}", created=WALL))
         assert (tmp_path / "log").read_text() == ""
         await asyncio.sleep(0)
-        assert (tmp_path / "log").read_text() == "line 0\nline 1\nline 2\n"
+        assert (tmp_path / "log").read_text() == "".join(f"2024-01-15T10:30:00Z INFO line {n}\n" for n in range(3))
 
-        handler.handle(a_record("soon"))
-        handler.handle(a_record("look here", logging.WARNING))
-        assert (tmp_path / "log").read_text().endswith("soon\nlook here\n"), "at once, and in order"
+        handler.handle(a_record("soon", created=WALL))
+        handler.handle(a_record("look here", logging.WARNING, created=WALL))
+        assert (tmp_path / "log").read_text().endswith("INFO soon\n2024-01-15T10:30:00Z WARNING look here\n"), (
+            "at once, and in order"
+        )
         await asyncio.sleep(0)
         handler.handle(a_record("and one more"))
     handler.flush()  # the file is closed, and nobody is hurt
@@ -96,8 +104,8 @@ async def test_in_a_loop_the_lines_of_one_turn_are_written_together(tmp_path: Pa
 
 def test_without_a_loop_a_line_is_written_at_once(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
-        LineHandler(file).handle(a_record("line"))
-        assert (tmp_path / "log").read_text() == "line\n"
+        LineHandler(file, LineFormatter(journal=False)).handle(a_record("line", created=WALL))
+        assert (tmp_path / "log").read_text() == "2024-01-15T10:30:00Z INFO line\n"
 
 
 def test_the_log_is_set_up_for_a_stream_and_a_level() -> None:

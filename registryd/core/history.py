@@ -24,9 +24,13 @@ class History:
     def note(self, change: Change) -> None:
         """Remembers a change."""
         instance_id = change.instance.instance_id
-        before = self._by_id.pop(instance_id, ())
-        events = self._by_id[instance_id] = (*before[1 - EVENTS_EACH :], change)
-        self._count += len(events) - len(before)
+        before = self._by_id.pop(instance_id, None)
+        if before is None:
+            self._by_id[instance_id] = (change,)
+            self._count += 1
+        else:
+            events = self._by_id[instance_id] = (*before[1 - EVENTS_EACH :], change)
+            self._count += len(events) - len(before)
         while self._count > self._in_all:
             _, forgotten = self._by_id.popitem(last=False)
             self._count -= len(forgotten)

@@ -22,7 +22,7 @@ from registryd.core.limits import Limits
 from registryd.core.model import Register
 from registryd.core.state import State
 from registryd.feed import Feed
-from registryd.logs import log_change
+from registryd.logs import ChangeLog, LineFormatter, LineHandler
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 
@@ -52,7 +52,8 @@ class Filled:
         limits = Limits(instances=max(instances, 1))
         self.clock = LaterClock()
         feed = Feed(1)
-        feed.subscribe(log_change)
+        handler = LineHandler(open("/dev/null", "w"), LineFormatter(journal=False))  # noqa: SIM115
+        feed.subscribe(ChangeLog(handler, "info").note)
         self.registry = Registry(State(default_ttl=86400.0, limits=limits), MemoryStore(1), feed, self.clock)
         reader = Reader(limits)
         daemon = Daemon("", 0, 0.0, 0.0, "memory", float, lambda: (0, 0.0), list, list)
@@ -165,8 +166,7 @@ async def measure(instances: int, ending: int) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(level="INFO", handlers=[logging.StreamHandler(open("/dev/null", "w"))])  # noqa: SIM115
-    logging.getLogger("registryd.clock").setLevel("ERROR")  # between two rounds nobody asks the clock for a while
+    logging.disable()  # between two rounds nobody asks the clock for a while
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--instances", type=int, default=1_000_000)
     parser.add_argument("--ending", type=int, default=100_000)
