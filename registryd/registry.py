@@ -144,12 +144,6 @@ class Registry:
         self._renewed += renewed
         return renewed, unknown
 
-    def settled(self) -> int:
-        """Expires what has ended, and tells what time it is: whole seconds since 1970. Until the next await, whatever
-        is seen of a service in any way is true."""
-        self._settle()
-        return self._clock.wall()
-
     def sweep(self) -> None:
         """Expires what has ended. Every other call does too: this one is for when nobody calls."""
         self._settle()
@@ -182,8 +176,7 @@ class Registry:
         if service is not None and hand_out:
             service.listings += 1
             service.listed_at = self._clock.wall()
-            return service.living(now) if self.is_behind else service
-        return service
+        return service.living(now) if service is not None and self.is_behind else service
 
     def choose(self, service_name: str, choice: Choice, *, hand_out: bool = True) -> list[Lease]:
         """The leases of a service's instances that a reader wants; none for a service that nobody has registered."""

@@ -11,11 +11,10 @@ from registryd.api.base import SERVER
 from registryd.api.context import Context
 from registryd.core.errors import RegistrydError, UnknownInstance
 from registryd.core.model import Origin, Register
-from registryd.core.services import Service
 
-#: Answers that are kept whole for the rest of a second, and the longest of them in bytes.
-MOST_LOOKED_UP = 4096
-LONGEST = 16 * 1024
+#: The name under which a service keeps the rest of the head of its answer, with the index that is in it.
+_HEAD = "v1 head"
+_NO_HEAD = (-1, b"")
 
 _LENGTHS = [b"\r\nContent-Length: %d\r\n\r\n" % length for length in range(1024)]
 
@@ -32,8 +31,6 @@ class HotCalls:
         #: The current second since 1970, and what is the same in all answers until it is over.
         self._second = 0
         self._first = b""
-        #: What was looked up in this second: the service, what was rendered of it then, the index, and the answer.
-        self._looked_up: dict[bytes, tuple[Service, object, int, bytes]] = {}
 
     def table(self) -> list[tuple[bytes, Answer]]:
         """Each call by the beginning of its request line."""
@@ -45,31 +42,21 @@ class HotCalls:
 
     def lookup(self, name: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:  # noqa: ARG002
         """`GET /services/{service_name}` without parameters, of a service that has instances."""
-        registry = self._registry
-        second = registry.settled()
-        if second != self._second:
-            self._begin(second)
-        known = self._looked_up.get(name)
-        if known is not None and not registry.is_behind:
-            service, rendered, index, answer = known
-            if service.rendered is rendered and registry.feed.index_of(service.name) == index:
-                service.listings += 1
-                service.listed_at = second
-                return answer
-        return self._look_up(name)
-
-    def _look_up(self, name: bytes) -> bytes | None:
-        service_name = name.decode("latin-1")
-        service = self._registry.listing(service_name)
+        service = self._registry.listing(name.decode("latin-1"))
         if service is None:
             return None
-        body = render.listing(service_name, service)
-        index = self._registry.feed.index_of(service_name)
-        head = b'\r\nRegistry-Index: %d\r\nEtag: W/"%d"\r\nContent-Length: %d\r\n\r\n' % (index, index, len(body))
-        answer = self._first + head + body
-        if len(body) <= LONGEST and not self._registry.is_behind and len(self._looked_up) < MOST_LOOKED_UP:
-            self._looked_up[name] = service, service.rendered, index, answer
-        return answer
+        if service.listed_at != self._second:
+            self._begin(service.listed_at)
+        body = render.listing(service.name, service)
+        assert service.rendered is not None
+        index = self._registry.feed.index_of(service.name)
+        known: int
+        head: bytes
+        known, head = service.rendered.get(_HEAD, _NO_HEAD)
+        if known != index:
+            head = b'\r\nRegistry-Index: %d\r\nEtag: W/"%d"\r\nContent-Length: %d\r\n\r\n' % (index, index, len(body))
+            service.rendered[_HEAD] = index, head
+        return self._first + head + body
 
     def heartbeat(self, instance_id: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:  # noqa: ARG002
         """`POST /heartbeat/{instance_id}` without a body, of an instance that is registered."""
@@ -101,7 +88,6 @@ class HotCalls:
     def _begin(self, second: int) -> None:
         """Another second has begun: the status line and the first headers until it is over."""
         self._second = second
-        self._looked_up.clear()
         self._first = (
             f"HTTP/1.1 200 OK\r\nServer: {SERVER}\r\nContent-Type: application/json\r\nDate: {format_timestamp(second)}"
         ).encode()

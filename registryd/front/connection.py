@@ -33,7 +33,7 @@ MOST_WAITING = 64 * 1024
 EACH_WAITING = 1024
 #: Header blocks and requests that are remembered, and the longest of them.
 MOST_BLOCKS = 1024
-MOST_REQUESTS = 4096
+MOST_REQUESTS = 16_384
 LONGEST_BLOCK = 2048
 
 _HOST = re.compile(rb"[A-Za-z0-9.\-_]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
