@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -118,15 +118,16 @@ class _Kept:
     again as the instances."""
 
     def __init__(self) -> None:
-        self._listings: deque[tuple[Service, int]] = deque()
+        #: Bytes by service, each once.
+        self._sizes: OrderedDict[Service, int] = OrderedDict()
         self._bytes = 0
 
     def add(self, service: Service, size: int) -> None:
-        """One more is kept; and as many are forgotten as are too many."""
-        self._listings.append((service, size))
-        self._bytes += size
-        while self._bytes > MOST_KEPT and len(self._listings) > 1:
-            forgotten, size = self._listings.popleft()
+        """This one is kept, in place of an earlier one; and as many others are forgotten as are too many."""
+        self._bytes += size - self._sizes.pop(service, 0)
+        self._sizes[service] = size
+        while self._bytes > MOST_KEPT and len(self._sizes) > 1:
+            forgotten, size = self._sizes.popitem(last=False)
             self._bytes -= size
             forgotten.rendered = None
             if len(forgotten.leases) > FEW:

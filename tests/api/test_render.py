@@ -61,6 +61,25 @@ def test_what_is_kept_is_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest
     assert {name: render.listing(name, state.service(name)) for name in "abcdef"} == fresh
 
 
+def test_a_listing_that_is_rendered_again_and_again_is_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "MOST_KEPT", 1000)
+    monkeypatch.setattr(render, "_kept", render._Kept())
+    state = new_state()
+    for name in ("users", "timelines"):
+        state.commit(state.decide(a_registration(name, name), NOW, WALL), NOW, WALL)
+    for second in range(20):
+        for name in ("users", "timelines"):
+            service = state.service(name)
+            render.listing(name, service)
+            assert service is not None
+            assert service.rendered is not None, "what was rendered just now is here"
+        state.renew(state.lease("users"), NOW + second, WALL + second + 1)
+    timelines = state.service("timelines")
+    assert timelines is not None
+    assert timelines.rendered is not None, "it was not pushed out by older listings of the other"
+    assert len(render._kept._sizes) == 2
+
+
 def test_in_a_long_list_only_what_has_changed_is_rendered_again() -> None:
     state = new_state()
     for n in range(50):
