@@ -123,7 +123,7 @@ class _Kept:
         self._bytes = 0
 
     def add(self, service: Service, size: int) -> None:
-        """This one is kept, in place of an earlier one; and as many others are forgotten as are too many."""
+        """Has this one kept, in place of an earlier one; and as many others are forgotten as are too many."""
         self._bytes += size - self._sizes.pop(service, 0)
         self._sizes[service] = size
         while self._bytes > MOST_KEPT and len(self._sizes) > 1:

@@ -218,7 +218,11 @@ class Connection(asyncio.Protocol):
             known = self._requests.get(data) or self._recognize(data)
             if known is not None:
                 function, rest, body, user_agent = known
-                answer = function(rest, body, self._address, user_agent)
+                try:
+                    answer = function(rest, body, self._address, user_agent)
+                except Exception as error:
+                    self._fail(error)
+                    return
                 if answer is not None:
                     self._quiet = 0
                     self._write(answer)
@@ -289,6 +293,12 @@ class Connection(asyncio.Protocol):
             self._shared.remember(data, call)
         return call
 
+    def _fail(self, error: Exception) -> None:
+        """A hot call has failed, which is our own fault. What it has done by then nobody knows, so its handler must not
+        do it again."""
+        logger.error("a hot call failed", exc_info=error)
+        self._refuse(500, "internal_error", "registryd has failed; its log says why")
+
     def _call(self, line: bytes, body: bytes, user_agent: str) -> Call | None:
         for prefix, function in self._hot:
             if line.startswith(prefix):
@@ -348,6 +358,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._is_last:
+            raise _NoMore
         self._in_message = True
 
     def on_url(self, url: bytes) -> None:
@@ -394,7 +406,11 @@ class Connection(asyncio.Protocol):
             self._hot_body = None
             line = b"%b %b%b" % (self._parser.get_method(), self._url, _END)
             call = self._call(line, b"".join(hot_body), self._block.user_agent)
-            answer = None if call is None else call[0](call[1], call[2], self._address, call[3])
+            try:
+                answer = None if call is None else call[0](call[1], call[2], self._address, call[3])
+            except Exception as error:
+                self._fail(error)
+                return
             if answer is None:
                 self._hot_body = hot_body
                 self._cool_down()
@@ -584,6 +600,8 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def _refuse_for(self, error: BaseException | None) -> None:
+        if isinstance(error, _NoMore):
+            return
         if isinstance(error, HTTPInputError):
             self._refuse(400, "bad_request", f"this is not a good HTTP request: {error}")
         else:
@@ -689,6 +707,10 @@ class Connection(asyncio.Protocol):
     def _watch_unread(self) -> None:
         """Nobody else looks after an answer that is complete."""
         self._arm("unread", self._shared.timeouts.unread, self.abort)
+
+
+class _NoMore(Exception):
+    """Stops the parser: what follows the last request is nobody's."""
 
 
 def _lowered(text: str) -> str:

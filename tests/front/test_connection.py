@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from conftest import ExpectLog
 from support import a_registration
 from world import MemoryTransport, World, connect, until, world
 
@@ -138,6 +139,23 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             await answers(transport, 2 * n + 2)
         assert len(there.shared.blocks) <= 10
         assert len(there.shared.requests) <= 10
+
+    play(story)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_hot_call_that_fails_is_a_500_and_a_line_in_the_log(at_once: bool, expect_log: ExpectLog) -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        if at_once:  # the header block is known by then
+            transport.protocol.data_received(BEAT)
+        there.registry.renew = lambda *_: 1 / 0  # type: ignore[assignment,method-assign]
+        with expect_log("a hot call failed"):
+            transport.protocol.data_received(BEAT if at_once else BEAT + LIVE)
+        assert statuses(transport)[-1] == b"500"
+        assert b'"code":"internal_error"' in transport.written
+        await until(lambda: transport.has_ended, "the end")
+        transport.lose()
 
     play(story)
 
