@@ -102,6 +102,7 @@ class Server:
         # made so that it is not tracked, it has little to do however many instances there are.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 50)  # as most that comes goes again, uncollected, with its request
         self._notifier.notify("READY=1", f"STATUS=Serving {', '.join(map(url_of, sockets))}")
         if not all(map(is_loopback, sockets)):
             logger.warning(
