@@ -1,6 +1,7 @@
 """The benches still run: in a short form, and without a look at their figures."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -51,3 +52,30 @@ def test_without_wrk_the_bench_under_load_says_which_package_has_it() -> None:
 
     assert ran.returncode == 2
     assert ran.stderr == "wrk is not on the PATH: apt-get install wrk\n"
+
+
+def test_the_bench_of_scale_prints_memory_lookups_and_pauses() -> None:
+    bench = Path(__file__).parent / "scale.py"
+    short = ["--instances", "3000", "--ending", "1000"]
+    ran = subprocess.run([sys.executable, str(bench), *short], capture_output=True, text=True, check=True)
+
+    lines = ran.stdout.splitlines()
+    assert re.fullmatch(r"3,000 instances: \d+ bytes each, as the process has grown", lines[0])
+    assert [line.partition(":")[0] for line in lines[2:5]] == [
+        "lookup of ten instances, of ten in all",
+        "lookup of ten instances, always the same service",
+        "lookup of ten instances, any service",
+    ]
+    assert re.fullmatch(r"1,000 leases end at once +[\d.]+ +[\d.]+ +\d+ lookups in between, all exact", lines[7])
+
+
+@pytest.mark.parametrize("http", ["front", "tornado"])
+def test_a_short_soak_leaves_no_file_open_and_no_line_above_info(http: str) -> None:
+    bench = Path(__file__).parent / "soak.py"
+    short = ["--seconds", "2", "--seed", "7", "--http", http]
+    ran = subprocess.run([sys.executable, str(bench), *short], capture_output=True, text=True, check=False)
+
+    *_, last = (line for line in ran.stdout.splitlines() if line.startswith("memory of"))
+    assert ran.stdout.splitlines()[-1] == last, "no client has failed"
+    assert re.search(r"; files left open (0|-\d+); lines above INFO 0; exit 0$", last), ran.stdout
+    assert ran.stderr == ""
