@@ -118,16 +118,17 @@ class _Kept:
     again as the instances."""
 
     def __init__(self) -> None:
-        #: Bytes by service, each once.
-        self._sizes: OrderedDict[Service, int] = OrderedDict()
+        #: By name, so that a service that comes and goes is here once; with the bytes that are kept of it.
+        self._sizes: OrderedDict[str, tuple[Service, int]] = OrderedDict()
         self._bytes = 0
 
     def add(self, service: Service, size: int) -> None:
         """Has this one kept, in place of an earlier one; and as many others are forgotten as are too many."""
-        self._bytes += size - self._sizes.pop(service, 0)
-        self._sizes[service] = size
+        before = self._sizes.pop(service.name, None)
+        self._bytes += size - (before[1] if before else 0)
+        self._sizes[service.name] = service, size
         while self._bytes > MOST_KEPT and len(self._sizes) > 1:
-            forgotten, size = self._sizes.popitem(last=False)
+            _, (forgotten, size) = self._sizes.popitem(last=False)
             self._bytes -= size
             forgotten.rendered = None
             if len(forgotten.leases) > FEW:
