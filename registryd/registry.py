@@ -6,6 +6,7 @@ wait for nothing: in one event loop a step without an await is atomic, so none o
 
 import asyncio
 import itertools
+import math
 import os
 import random
 from collections.abc import Collection, Iterable, Sequence
@@ -27,6 +28,8 @@ from registryd.store.base import Store
 
 #: Leases that are expired in one step, before others get their turn.
 SLICE = 200
+#: For each so many watchers there is a turn of the loop between two slices, but no more than so many turns.
+WATCHERS_PER_TURN, MOST_TURNS = 50, 40
 
 
 def new_id() -> str:
@@ -71,9 +74,13 @@ class Registry:
         self._renewed = 0
         self._expired = 0
         #: A moment before which nothing ends: kept here because every call asks. A heartbeat never brings it forward.
-        self._next_end = state.next_end()
+        self._next_end = -math.inf
         #: Whether leases have ended that have not been expired yet, as there are too many for one step.
         self.is_behind = False
+        #: Turns of the loop until the next part.
+        self._turns = 0
+        #: How many are changing something or wait for their turn to do so.
+        self._changing = 0
 
     # Changes. `origin` is who asks, for the history.
 
@@ -88,7 +95,7 @@ class Registry:
     @property
     def changes_at_once(self) -> bool:
         """Whether a change would have to wait for nobody right now: neither for another change nor for the store."""
-        return self._store.is_immediate and not self._lock.locked()
+        return self._store.is_immediate and not self._changing
 
     def register_at_once(self, command: Register, origin: Origin = NOBODY) -> Lease:
         """`register` in one step, while `changes_at_once`: for a caller who cannot wait. Raises LimitReached."""
@@ -173,10 +180,17 @@ class Registry:
         service = self._state.service(service_name)
         if service is not None and self.is_behind:
             service = self._settle_service(service, now)
-        if service is not None and hand_out:
+        if service is None:
+            return None
+        if self.is_behind and (living := service.living(now)) is not service:
+            if living is not None and hand_out:  # the list itself must not say so: it has others in it, too
+                self._hand_out(lease for lease in living.leases.values() if lease.status == "up")
+                living.listed_at = self._clock.wall()
+            return living
+        if hand_out:
             service.listings += 1
             service.listed_at = self._clock.wall()
-        return service.living(now) if service is not None and self.is_behind else service
+        return service
 
     def choose(self, service_name: str, choice: Choice, *, hand_out: bool = True) -> list[Lease]:
         """The leases of a service's instances that a reader wants; none for a service that nobody has registered."""
@@ -250,13 +264,21 @@ class Registry:
 
     async def _change(self, command: Command, origin: Origin) -> tuple[Change, ...]:
         """The one shape of a change. Gives back what has taken effect; where it raises, nothing has."""
+        self._changing += 1
+        try:
+            return await self._change_in_turn(command, origin)
+        finally:
+            self._changing -= 1
+
+    async def _change_in_turn(self, command: Command, origin: Origin) -> tuple[Change, ...]:
         async with self._lock:
             changes = self._decide(command, origin)
             if not changes:
                 return ()
             numbered = await self._store.append(changes)
-            done = self._state.commit(numbered, self._clock.now(), self._clock.wall())
-            self._next_end = self._state.next_end()
+            now = self._clock.now()
+            done = self._state.commit(numbered, now, self._clock.wall())
+            self._next_end = self._state.next_end(now)
             self.feed.publish(done)
         if not done:  # its lease has ended while the store was at work
             raise UnknownInstance(changes[-1].instance.instance_id)
@@ -285,13 +307,22 @@ class Registry:
             if self._next_end <= now:
                 self.is_behind = True
                 self._go_on_soon()
+        elif self.is_behind:
+            overrides = self._state.ended(now, self._clock.wall(), 0)
+            if overrides:
+                self._expire(overrides)
         return now
 
     def _go_on_soon(self) -> None:
+        self._turns = min(MOST_TURNS, self.feed.watchers // WATCHERS_PER_TURN)
         asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Expires another part of what has ended."""
+        """Expires another part of what has ended, when the watchers have had the time to hear of the part before."""
+        if self._turns > 0:
+            self._turns -= 1
+            asyncio.get_running_loop().call_soon(self._go_on)
+            return
         now = self._clock.now()
         self._expire(self._state.ended(now, self._clock.wall(), SLICE))
         self.is_behind = self._next_end <= now
@@ -324,7 +355,8 @@ class Registry:
 
     def _expire(self, ended: Sequence[Change]) -> None:
         """Makes changes true that time has brought."""
-        done = self._state.commit(self._store.record(ended), self._clock.now(), self._clock.wall())
-        self._next_end = self._state.next_end()
+        now = self._clock.now()
+        done = self._state.commit(self._store.record(ended), now, self._clock.wall())
+        self._next_end = self._state.next_end(now)
         self._expired += sum(change.kind == "expired" for change in done)
         self.feed.publish(done)

@@ -135,12 +135,23 @@ class Server:
         if cut:
             logger.warning("stopping although requests are under way cut=%d", cut)
         left = 0.0 if cut else max(0.0, end - asyncio.get_running_loop().time())
-        cut += await self._http.close(left)
+        cut += await self._close_http(left)
         self._watchdog.stop()
         self._sweeper.stop()
         await self._store.close()
         logger.info("stopped")
         return 1 if cut else 0
+
+    async def _close_http(self, seconds: float) -> int:
+        """Closes all connections; at once, after a second signal."""
+        closing = asyncio.ensure_future(self._http.close(seconds))
+        forced = asyncio.ensure_future(self._forced.wait())
+        await asyncio.wait({closing, forced}, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if not closing.done():
+            closing.cancel()
+            return await self._http.close(0)
+        return closing.result()
 
     async def _drain(self) -> None:
         """Waits until what has begun is answered: not for ever, and not after a second signal."""
@@ -218,6 +229,7 @@ def make_http_server(kind: str, application: Application, context: Context, limi
         HotCalls(context).table(),
         refuse,
         Timeouts(IDLE_TIMEOUT, BODY_TIMEOUT, UNREAD_TIMEOUT),
+        most_header_bytes=limits.header_bytes,
         most_head_bytes=PATIENCE * (limits.header_bytes + limits.url_bytes),
         most_url_bytes=limits.url_bytes,
         most_body_bytes=limits.body_bytes,

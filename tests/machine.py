@@ -197,8 +197,8 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def nothing_ends_before_the_next_end(self) -> None:
-        assert all(entry.ends >= self.state.next_end() for entry in self.model.values())
-        assert all(laid.ends >= self.state.next_end() for i, laid in self.laid.items() if i in self.model)
+        assert all(entry.ends >= self.state.next_end(-math.inf) for entry in self.model.values())
+        assert all(laid.ends >= self.state.next_end(-math.inf) for i, laid in self.laid.items() if i in self.model)
 
     @invariant()
     def all_that_is_promised_holds(self) -> None:

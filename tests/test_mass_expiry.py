@@ -1,6 +1,7 @@
 """When very much ends at once it is expired slice by slice, and every answer in between is as exact as ever."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -24,7 +25,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def limits() -> Limits:
-    return Limits(instances=64, instances_per_service=33)
+    return Limits(instances=65, instances_per_service=33)
 
 
 async def fill_and_let_most_end(registry: Registry, clock: ManualClock) -> None:
@@ -164,6 +165,52 @@ async def test_it_goes_on_by_itself_a_slice_at_a_time(registry: Registry, clock:
     assert max(seen) <= 6
     assert sum(seen) == 60
     feed.detach(watcher)
+
+
+async def test_an_override_that_ends_meanwhile_is_over(registry: Registry, clock: ManualClock) -> None:
+    await registry.register(a_registration("users", "drained", ttl=600.0))
+    await registry.override(SetOverride("drained", "draining", seconds=30.5))
+    await fill_and_let_most_end(registry, clock)
+    registry.sweep()
+    assert registry.is_behind
+    assert registry.count("users", Choice()) == 2
+    clock.advance(1)
+    assert registry.count("users", Choice()) == 3
+    await until_done(registry)
+
+
+async def test_who_is_left_out_was_not_handed_out(registry: Registry, clock: ManualClock) -> None:
+    await fill_and_let_most_end(registry, clock)
+    registry.sweep()
+    registry.listing("users")
+    assert registry.lease("users-left-1", hand_out=False).handed_out_at > 0
+    lease = await registry.register(a_registration("users", "users-29"))
+    assert lease.handed_out_at == 0
+    await until_done(registry)
+
+
+async def test_one_that_ends_alone_puts_nobody_behind(registry: Registry, clock: ManualClock) -> None:
+    for n in range(3):
+        await registry.register(a_registration(instance_id=f"i{n}", ttl=30.0 + n))
+    for left in (2, 1, 0):
+        clock.advance(30 if left == 2 else 1)
+        registry.sweep()
+        assert not registry.is_behind
+        assert len(up(registry, "users")) == left
+
+
+async def test_watchers_have_turns_between_two_slices(registry: Registry, clock: ManualClock, feed: Feed) -> None:
+    await fill_and_let_most_end(registry, clock)
+    with contextlib.ExitStack() as seats:
+        for _ in range(200):
+            seats.enter_context(feed.seat())
+        registry.sweep()
+        index, turns = feed.index, 0
+        while feed.index == index:
+            await asyncio.sleep(0)
+            turns += 1
+    assert turns >= 4
+    await until_done(registry)
 
 
 async def test_readers_over_http_get_the_truth(api: Api, registry: Registry, clock: ManualClock) -> None:

@@ -242,6 +242,20 @@ async def test_a_report_counts_as_a_heartbeat_before_the_store_has_it(
     assert (await slow).instance.status == "starting"
 
 
+async def test_nothing_changes_at_once_while_others_wait_for_their_turn(
+    registry: Registry, store: RecordingStore
+) -> None:
+    store.hold()
+    waiting = [asyncio.ensure_future(registry.register(a_registration(instance_id=f"i{n}"))) for n in range(3)]
+    await store.waiting.wait()
+    store.release()
+    while not all(one.done() for one in waiting):
+        if registry.changes_at_once:
+            registry.register_at_once(a_registration(instance_id=None))
+        await asyncio.sleep(0)
+    assert registry.changes_at_once
+
+
 async def test_many_at_once_are_all_done_and_each_once(registry: Registry, store: RecordingStore) -> None:
     await asyncio.gather(*(registry.register(a_registration(instance_id=f"i{n % 10}")) for n in range(100)))
 

@@ -114,6 +114,9 @@ class MemoryTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.is_closed
 
+    def get_write_buffer_size(self) -> int:
+        return max(0, len(self.written) - self.room)
+
     def can_write_eof(self) -> bool:
         return True
 

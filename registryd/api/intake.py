@@ -5,6 +5,7 @@ a connection reset and the connection can go on; but not for ever.
 """
 
 import re
+import time
 from collections.abc import Awaitable
 from http import HTTPStatus
 from socket import socket
@@ -19,6 +20,7 @@ from tornado.httputil import (
     HTTPServerConnectionDelegate,
     RequestStartLine,
     ResponseStartLine,
+    format_timestamp,
 )
 from tornado.iostream import IOStream
 from tornado.web import Application
@@ -40,7 +42,8 @@ def refuse(status: int, code: str, detail: str) -> bytes:
     """A whole answer that refuses what is no request, or not yet one, and closes the connection."""
     body = problems.Problem(status, code, detail).render()
     head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nServer: {SERVER}\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        f"Server: {SERVER}\r\nDate: {format_timestamp(time.time())}\r\n"
         f"Content-Type: {problems.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
@@ -184,6 +187,7 @@ class _Message(HTTPMessageDelegate):
             {
                 "Server": SERVER,
                 "Content-Type": problems.CONTENT_TYPE,
+                "Date": format_timestamp(time.time()),
                 "Content-Length": str(len(body)),
             }
         )

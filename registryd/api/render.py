@@ -1,6 +1,7 @@
 """How things look on the wire. What is shown anywhere is rendered here, once."""
 
 import functools
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -109,7 +110,8 @@ def listing(service_name: str, service: Service | None) -> bytes:
             b",".join(instances),
             len(instances),
         )
-        _kept.add(service, len(body) * (2 if keep else 1))
+        if all(lease.listing is service for lease in itertools.islice(service.leases.values(), 1)):  # it is no copy
+            _kept.add(service, len(body) * (2 if keep else 1))
     return body
 
 

@@ -8,7 +8,6 @@ put right.
 """
 
 import heapq
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,9 @@ from typing import Any
 from msgspec import Struct
 
 from registryd.core.model import Instance, Override, Status
+
+#: Bounds that are put right in one go.
+MOST_PUT_RIGHT = 200
 
 
 class _Link(Struct, gc=False, eq=False, kw_only=True):
@@ -142,28 +144,49 @@ class Leases:
                 queue.before = queue.after = None  # type: ignore[assignment]
         return lease
 
-    def next_end(self) -> float:
-        """A moment before which no lease ends; infinity where there is none."""
-        return self._bounds[0][0] if self._bounds else math.inf
+    def next_end(self, now: float) -> float:
+        """A moment before which no lease ends; infinity where there is none. One that has passed by `now` is the end of
+        a lease that is still here (but for bounds of a mass of queues, which may take several calls to put right)."""
+        for _ in range(MOST_PUT_RIGHT):
+            if not self._bounds or self._bounds[0][0] > now:
+                break
+            bound, ttl = self._bounds[0]
+            queue = self._queues.get(ttl)
+            if queue is None:
+                heapq.heappop(self._bounds)
+            elif (front := _front(queue)) > bound:
+                heapq.heapreplace(self._bounds, (front, ttl))
+            else:
+                break
+        return self._first_bound([])
+
+    def _first_bound(self, steps: list[tuple[float, float]]) -> float:
+        """The first of all bounds, these among them."""
+        first = self._bounds[0][0] if self._bounds else math.inf
+        return min(first, steps[0][0]) if steps else first
 
     def ended(self, now: float, most: int | None = None) -> list[Lease]:
         """The leases that have ended by `now`, first those that ended first, and at most so many. Drops none."""
         ended: list[Lease] = []
-        fronts: dict[float, float] = {}
-        while self._bounds and self._bounds[0][0] <= now:
-            _, ttl = heapq.heappop(self._bounds)
+        #: Where we are in each queue that we have looked at.
+        places: dict[float, _Link] = {}
+        steps: list[tuple[float, float]] = []
+        while len(ended) != most and (bound := self._first_bound(steps)) <= now:
+            _, ttl = heapq.heappop(steps if steps and steps[0][0] == bound else self._bounds)
             queue = self._queues.get(ttl)
-            if queue is None or ttl in fronts:
+            if queue is None:
                 continue
-            fronts[ttl] = _front(queue)
-            for lease in itertools.islice(queue, most):
-                if lease.expires_at > now:
-                    break
-                ended.append(lease)
-        for ttl, front in fronts.items():
-            heapq.heappush(self._bounds, (front, ttl))
-        ended.sort(key=lambda lease: lease.expires_at)
-        return ended[:most]
+            link = places.get(ttl, queue.after)
+            others = min(now, self._first_bound(steps))  # as long as this queue has the next to end
+            while isinstance(link, Lease) and link.expires_at <= others and len(ended) != most:
+                ended.append(link)
+                link = link.after
+            places[ttl] = link
+            if isinstance(link, Lease):
+                heapq.heappush(steps, (link.expires_at, ttl))
+        for ttl in places:
+            heapq.heappush(self._bounds, (_front(self._queues[ttl]), ttl))
+        return ended
 
     def _tidy(self) -> None:
         """Forgets bounds of lengths that are no longer in use, before they outnumber the others."""

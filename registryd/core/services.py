@@ -22,7 +22,7 @@ class Service(Listing, gc=False, eq=False, kw_only=True):
         if len(leases) == len(self.leases):
             return self
         up = sum(lease.status == "up" for lease in leases.values())
-        return Service(name=self.name, leases=leases, up=up, listed_at=self.listed_at) if leases else None
+        return Service(name=self.name, leases=leases, up=up) if leases else None
 
 
 class ServiceCount(Struct, frozen=True):

@@ -95,10 +95,10 @@ class State:
         """How many services have an instance."""
         return len(self._services)
 
-    def next_end(self) -> float:
-        """A moment before which no lease and no override ends; infinity where there is none."""
+    def next_end(self, now: float) -> float:
+        """A moment before which no lease and no override ends; infinity where there is none. See Leases.next_end."""
         override_end = self._override_ends[0][0] if self._override_ends else math.inf
-        return min(self._leases.next_end(), override_end)
+        return min(self._leases.next_end(now), override_end)
 
     # A heartbeat changes nothing that anyone has to be told of, so it needs no decision.
 

@@ -81,6 +81,7 @@ class Shared:
         timeouts: Timeouts,
         *,
         most_head_bytes: int,
+        most_header_bytes: int,
         most_url_bytes: int,
         most_body_bytes: int,
     ) -> None:
@@ -93,7 +94,8 @@ class Shared:
         #: them long before, and has patience only so far.
         self.most_head_bytes = most_head_bytes
         self.most_framing_bytes = most_body_bytes
-        #: No hot call is in a request line that is longer, or has a longer body.
+        #: No hot call has a longer request line, header block or body.
+        self.most_header_bytes = most_header_bytes
         self.most_url_bytes = most_url_bytes
         self.most_body_bytes = most_body_bytes
         #: What is known of header blocks that have come before, and which hot call whole requests are: both of them as
@@ -128,8 +130,10 @@ class Connection(asyncio.Protocol):
         "_completed",
         "_current",
         "_exchanges",
+        "_framing",
         "_framing_bytes",
         "_head_bytes",
+        "_header_bytes",
         "_headers",
         "_hot",
         "_hot_body",
@@ -141,6 +145,7 @@ class Connection(asyncio.Protocol):
         "_is_last",
         "_is_lingering",
         "_is_lost",
+        "_is_muted",
         "_is_parsing_later",
         "_is_pumping",
         "_is_reading",
@@ -195,6 +200,9 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._head_bytes = 0
         self._framing_bytes = 0
+        self._header_bytes = 0
+        self._framing = b""
+        self._is_muted = False
         self._completed = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -322,8 +330,6 @@ class Connection(asyncio.Protocol):
                 self._pump()
         if self._hot_body is not None:  # a request that is under way must be known to be
             self._cool_down()
-        if self._in_message and not self._in_head and "body" not in self._timers and not self._is_last:
-            self._arm("body", self._shared.timeouts.body, self._give_up)
         self._take_stock()
 
     def _feed(self, piece: bytes) -> None:
@@ -339,6 +345,11 @@ class Connection(asyncio.Protocol):
             # We speak nothing else, so we go on as if it had not been asked for.
             self._parser = httptools.HttpRequestParser(self)
             self._unparsed = piece[upgrade.args[0] :] + self._unparsed
+            if self._framing:  # its body is still to come
+                framing, self._framing = self._framing, b""
+                self._is_muted = True
+                self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+                self._is_muted = False
             return
         except httptools.HttpParserInvalidMethodError:
             self._refuse(501, "unknown_method", "this is no method of HTTP; OPTIONS tells what a path can do")
@@ -349,6 +360,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(400, "bad_request", f"this is not a good HTTP request: {_lowered(str(error))}")
         if self._is_last:
             return
+        if not self._in_message:
+            self._head_bytes = 0
         if self._in_head and self._head_bytes > self._shared.most_head_bytes:
             self._refuse(431, "headers_too_large", "the request line and headers are far over their limits")
         elif not self._in_head and self._framing_bytes > self._shared.most_framing_bytes:
@@ -358,31 +371,48 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._is_muted:
+            return
         if self._is_last:
             raise _NoMore
         self._in_message = True
 
     def on_url(self, url: bytes) -> None:
         """The request's target, or a part of it."""
-        self._url += url
+        if not self._is_muted:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; after the body, a trailer, which nobody here needs."""
-        if self._in_head:
+        if self._in_head and self._header_bytes <= self._shared.most_header_bytes:  # more are refused, and not kept
             self._headers.append((name, value))
+            self._header_bytes += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
+        if self._is_muted:
+            return
         self._in_head = False
         self._framing_bytes = 0
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise HTTPInputError("it is in a version of HTTP other than 1.0 and 1.1")
+        if self._parser.should_upgrade():
+            self._expect_body()
         self._block = self._as_block(version) if self._is_hot() else None
         if self._block is not None:
             self._hot_body = []
         else:
             self._open(version)
+
+    def _expect_body(self) -> None:
+        """The parser takes a request that asks for an upgrade to end with its head. It has a body like any other."""
+        for name, value in self._headers:
+            key = name.lower()
+            if key == b"transfer-encoding" or (key == b"content-length" and int(value)):
+                self._framing = name + b": " + value
+        if self._framing and self._parser.get_method() == b"CONNECT":
+            raise HTTPInputError("CONNECT has no body")
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -396,11 +426,12 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is complete."""
-        self._stop_timer("body")
+        if self._framing:
+            return
         self._in_message, self._in_head = False, True
         self._completed += 1
         self._quiet = 0
-        keep_alive = self._parser.should_keep_alive()
+        keep_alive = self._parser.should_keep_alive() and (self._current is None or self._current.keep_alive)
         hot_body = self._hot_body
         if hot_body is not None and self._block is not None:
             self._hot_body = None
@@ -415,9 +446,9 @@ class Connection(asyncio.Protocol):
                 self._hot_body = hot_body
                 self._cool_down()
             else:
-                self._transport.write(answer)
+                self.send(answer)
         current, self._current = self._current, None
-        self._url, self._headers, self._head_bytes = b"", [], 0
+        self._url, self._headers, self._head_bytes, self._header_bytes = b"", [], 0, 0
         if not keep_alive:
             self._is_last = True
         if current is not None:
@@ -434,7 +465,7 @@ class Connection(asyncio.Protocol):
     def _as_block(self, version: str) -> Block | None:
         """What can be known of the header block of a hot call; None where anything about it is out of the ordinary, so
         that the call is for its handler."""
-        length, agent, host = 0, b"", None
+        length, agent, host = 0, None, None
         for name, value in self._headers:
             key = name.lower()
             if key in COLD_HEADERS:
@@ -446,16 +477,16 @@ class Connection(asyncio.Protocol):
             elif key == b"content-length":
                 length = int(value)
             elif key == b"user-agent":
-                if agent:
+                if agent is not None:
                     return None
                 agent = value
         if host is None or version != "1.1" or not self._parser.should_keep_alive():
             return None
         if length > self._shared.most_body_bytes:
             return None
-        if self._head_bytes > LONGEST_BLOCK and sum(len(n) + len(v) + 4 for n, v in self._headers) > LONGEST_BLOCK:
+        if self._header_bytes > min(LONGEST_BLOCK, self._shared.most_header_bytes):
             return None
-        return Block(length, agent.decode("latin-1").strip())
+        return Block(length, (agent or b"").decode("latin-1").strip(" \t"))
 
     def _learn(self, piece: bytes, block: Block) -> None:
         """Remembers the header block of a request that was all there was."""
@@ -521,7 +552,7 @@ class Connection(asyncio.Protocol):
             exchange.delegate = self._shared.delegate.start_request(self, exchange)
             self._wait_for(exchange, exchange.delegate.headers_received(exchange.start, exchange.headers))
             if exchange.asks_first and not exchange.is_begun:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif exchange.parts:
             part = exchange.parts.popleft()
             self._waiting -= len(part)
@@ -658,6 +689,7 @@ class Connection(asyncio.Protocol):
             self._is_parsing_later = True
             self._shared.loop.call_soon(self._parse)
         should_read = is_there_room and not self._unparsed
+        self._watch_body()
         if should_read != self._is_reading and not self._is_lingering:
             self._is_reading = should_read
             if should_read:
@@ -700,13 +732,31 @@ class Connection(asyncio.Protocol):
                 return
         self._arm("idle", self._shared.timeouts.idle / 3, self._watch_idle)
 
+    def _watch_body(self) -> None:
+        """A body has its time from when we are ready to take it: not while its request stands in line."""
+        is_awaited = self._in_message and not self._in_head and not self._is_last
+        if is_awaited and self._exchanges:
+            is_awaited = self._exchanges[0] is self._current
+        if not is_awaited:
+            self._stop_timer("body")
+        elif "body" not in self._timers:
+            self._arm("body", self._shared.timeouts.body, self._give_up)
+
     def _give_up(self) -> None:
         self._drop_current()
         self.abort()
 
     def _watch_unread(self) -> None:
-        """Nobody else looks after an answer that is complete."""
-        self._arm("unread", self._shared.timeouts.unread, self.abort)
+        """Nobody else looks after an answer that is complete. Its reader may be slow, but not stop."""
+        before = self._transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self._transport.get_write_buffer_size() < before:
+                self._watch_unread()
+            else:
+                self.abort()
+
+        self._arm("unread", self._shared.timeouts.unread, look)
 
 
 class _NoMore(Exception):

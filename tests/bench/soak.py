@@ -4,8 +4,8 @@ Clients look up, send heartbeats, register (for leases of a second or two, so th
 go; others send random bytes and mutated requests, hang up half way, or do not read. Ten times it says how much memory
 the daemon has and how many files it holds open. In the end everyone leaves: then as many files must be open as in the
 beginning, and nothing in the log be above INFO. Ends with status 1 where that is not so, or where the memory still
-grows: in the last three tenths of the time it may be a twentieth above that in the three before. (It grows at first, until
-the history of what has changed is full.)
+grows: in the last three tenths of the time it may be a twentieth above that in the three before. (It grows at first,
+until the history of what has changed is full.)
 """
 
 import argparse

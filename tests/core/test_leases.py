@@ -1,6 +1,7 @@
 """Leases: exact ends, in order, whatever mix of lengths there is."""
 
 import math
+import random
 
 from support import NOW, WALL, a_registration, new_state
 
@@ -60,15 +61,39 @@ def test_those_that_ended_first_come_first_across_lengths() -> None:
 
 def test_the_next_end_is_never_later_than_the_first_to_end() -> None:
     leases = Leases()
-    assert leases.next_end() == math.inf
+    assert leases.next_end(0) == math.inf
 
     lease = leases.grant(an_instance("i1", 30), Listing(), now=1000, wall=WALL)
-    assert leases.next_end() == 1030
+    assert leases.next_end(1000) == 1030
 
     leases.renew(lease, now=1020, wall=WALL)
-    assert leases.next_end() <= 1050
-    assert ids(leases.ended(1030)) == []
-    assert leases.next_end() == 1050, "a bound that has passed is put right"
+    assert leases.next_end(1020) <= 1050
+    assert leases.next_end(1030) == 1050, "a bound that has passed is put right"
+    assert ids(leases.ended(1049)) == []
+
+    leases.drop("i1")
+    assert leases.next_end(1050) == math.inf
+
+
+def test_a_part_of_what_has_ended_costs_no_more_than_that_however_many_lengths_there_are() -> None:
+    leases, dice = Leases(), random.Random(7)
+    for n in range(300):
+        leases.grant(an_instance(f"i{n}", dice.choice([5, 5 + n / 1000])), Listing(), now=1000 + n / 100, wall=WALL)
+    for n in range(0, 300, 3):
+        lease = leases.get(f"i{n}")
+        assert lease is not None
+        leases.renew(lease, 1004, WALL)
+    there = sorted((lease.expires_at, lease.instance.instance_id) for lease in leases)
+    seen: list[tuple[float, str]] = []
+    while part := leases.ended(1100, 7):
+        assert len(part) <= 7
+        for lease in part:
+            seen.append((lease.expires_at, lease.instance.instance_id))
+            leases.drop(lease.instance.instance_id)
+        assert len(leases._bounds) <= 1000
+        leases.check()
+    assert sorted(seen) == there
+    assert [end for end, _ in seen] == [end for end, _ in there]
 
 
 def test_an_id_granted_anew_has_one_lease_of_the_new_length() -> None:

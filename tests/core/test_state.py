@@ -314,7 +314,7 @@ def test_an_override_ends_at_its_moment_and_not_before(state: State) -> None:
     assert override is not None
     assert (override.until, override.ends_at) == (WALL + 11, NOW + 10.5)
 
-    assert state.next_end() == NOW + 10.5
+    assert state.next_end(NOW) == NOW + 10.5
     assert state.ended(NOW + 10.4, WALL) == ()
     assert state.ended(NOW + 10.5, WALL) == state.ended(NOW + 10.5, WALL)
     (change,) = state.commit(state.ended(NOW + 10.5, WALL), NOW + 10.5, WALL)

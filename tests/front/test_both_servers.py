@@ -6,6 +6,7 @@ import pytest
 from world import conversation
 
 KINDS = ["tornado", "front"]
+LIVE = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
 LAST = b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
@@ -22,6 +23,7 @@ def chunked(*chunks: bytes) -> bytes:
     return b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + framed
 
 
+H2C = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"]
 USERS = b'{"service_name":"users","base_url":"http://10.0.0.5:8000","instance_id":"users-1"}'
 REGISTER = a("POST", "/register", USERS)
 
@@ -64,7 +66,7 @@ WELL_FORMED = {
     "a chunked body over the limit": chunked(b"x" * 600, b"x" * 600) + REGISTER,
     "a URL over the limit": a("GET", "/services/" + "x" * 200) + REGISTER,
     "headers over the limit": a("GET", "/services", b"", "X: " + "x" * 500) + REGISTER,
-    "many headers over the limit": a("GET", "/services/users", b"", *["X: y"] * 100) + REGISTER,
+    "many headers over the limit": REGISTER + a("GET", "/services/users", b"", *["X: y"] * 100) + REGISTER,
     "no host": b"GET /services HTTP/1.1\r\n\r\n" + REGISTER,
     "two hosts": a("GET", "/services/users", b"", "Host: g") + REGISTER,
     "a bad host": a("GET", "/services/users", host="Host: a/b") + REGISTER,
@@ -74,6 +76,13 @@ WELL_FORMED = {
     "a question mark and a fragment": a("GET", "/services/users?") + a("GET", "/services/users#x"),
     "an empty line before a request": b"\r\n" + REGISTER,
     "an upgrade that nobody offers": a("GET", "/services", b"", "Connection: upgrade", "Upgrade: h2c") + REGISTER,
+    "an upgrade with a body": a("POST", "/register", USERS, *H2C) + a("GET", "/services/users"),
+    "an upgrade with a report": REGISTER + a("POST", "/heartbeat/users-1", b'{"status":"down"}', *H2C),
+    "an upgrade with a body in chunks": chunked(USERS).replace(b"Host: h", b"Host: h\r\n" + "\r\n".join(H2C).encode())
+    + a("GET", "/services/users"),
+    "an upgrade whose body looks like a request": REGISTER
+    + a("POST", "/heartbeat/users-1", a("DELETE", "/deregister/users-1"), *H2C)
+    + a("GET", "/services/users"),
     "keep-alive said aloud": REGISTER + a("GET", "/services/users", b"", "Connection: keep-alive"),
     "an expectation": a("POST", "/register", USERS, "Expect: 100-continue") + REGISTER,
     "a look-up after a failed one": a("GET", "/services/users", b"", "X: y")
@@ -199,6 +208,7 @@ DIFFERENT = {
     "trailers": (a("GET", "/livez", b"", "Transfer-Encoding: chunked") + b"0\r\nT: v\r\n\r\n", b"400", b"200"),
     "two spaces": (b"GET  /livez HTTP/1.1\r\nHost: h\r\n\r\n", b"400", b"200"),
     "bytes beyond ASCII in the URL": (b"GET /services/\xff HTTP/1.1\r\nHost: h\r\n\r\n", b"400", b"400"),
+    "CONNECT with a body": (a("CONNECT", "/livez", LIVE), b"405", b"400"),
     "a method that nobody knows": (a("BREW", "/livez"), b"405", b"501"),
 }
 
