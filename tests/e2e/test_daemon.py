@@ -90,6 +90,24 @@ def test_a_stop_does_not_wait_for_ever(start_daemon: StartDaemon) -> None:
     assert "WARNING stopping although requests are under way cut=1" in daemon.output
 
 
+def test_a_second_signal_does_not_wait_for_those_who_do_not_read(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon("--drain-timeout", "3600")
+    for n in range(30):
+        registration = {
+            "service_name": "users",
+            "base_url": "http://h",
+            "metadata": {str(k): "x" * 1000 for k in range(60)},
+        }
+        daemon.fetch("/register", "POST", registration | {"instance_id": str(n)})
+    with daemon.connect() as client:
+        client.sendall(b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n" * 20)  # 36 MB, more than sockets hold
+        assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for_line("SIGTERM: stopping after")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 1
+
+
 def test_a_second_signal_forces_the_stop(daemon: RunningDaemon) -> None:
     with daemon.connect() as client:
         client.sendall(UPLOAD)

@@ -401,3 +401,67 @@ def test_tls_is_served_and_who_does_not_speak_it_is_let_go() -> None:
         await until(lambda: len(there.http) == 0, "it has been let go")
 
     play(story)
+
+
+def test_a_body_has_its_time_only_when_it_is_its_turn() -> None:
+    async def story(there: World) -> None:
+        there.shared.timeouts = connection.Timeouts(idle=9, body=0.03, unread=9, linger=9)
+        transport = connect(there)
+        transport.protocol.data_received(WAIT % there.registry.index("users") + A_POST + BODY[:-1])
+        await until(lambda: there.registry.feed.watchers, "the long poll")
+        loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        while loop.time() < begun + 0.06:
+            await asyncio.sleep(0)
+        assert not transport.is_closed, "it stands in line"
+
+        await there.registry.register(a_registration(instance_id="i2"))
+        assert await answers(transport, 1) == [b"200"]
+        while not transport.is_lost:  # now it has its time, and lets it pass
+            await asyncio.sleep(0)
+
+    play(story)
+
+
+def test_a_slow_reader_may_be_slow() -> None:
+    async def story(there: World) -> None:
+        transport = connect(there, room=0)
+        transport.protocol.data_received(LOOKUP)
+
+        def time_is_up() -> None:
+            timer = transport.protocol._timers["unread"]
+            timer._callback(*timer._args)  # type: ignore[attr-defined]
+
+        for _ in range(3):
+            transport.room += 1  # it has read something meanwhile
+            time_is_up()
+            assert not transport.is_closed
+        time_is_up()
+        assert transport.is_closed
+
+    play(story)
+
+
+def test_headers_over_the_limit_are_not_kept() -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        transport.protocol.data_received(b"GET /livez HTTP/1.1\r\nHost: h\r\n")
+        for _ in range(100):
+            transport.protocol.data_received(b"a:\r\n" * 250)
+            await asyncio.sleep(0)
+        assert len(transport.protocol._headers) * 5 <= there.shared.most_header_bytes + 20
+        transport.protocol.data_received(b"\r\n")
+        assert await answers(transport, 1) == [b"431"]
+
+    play(story)
+
+
+def test_empty_lines_between_hot_calls_do_not_add_up() -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        for n in range(3000):
+            transport.protocol.data_received(BEAT)
+            transport.protocol.data_received(b"\r\n" * 100)
+            assert len(statuses(transport)[-1:]) == 1, n
+        assert set(statuses(transport)) == {b"200"}
+
+    play(story)
