@@ -407,6 +407,8 @@ class Connection(asyncio.Protocol):
 
     def _expect_body(self) -> None:
         """The parser takes a request that asks for an upgrade to end with its head. It has a body like any other."""
+        if self._header_bytes > self._shared.most_header_bytes:  # so we have not kept what says how long it is
+            raise HTTPInputError("its header block is over the limit, and it asks for an upgrade")
         for name, value in self._headers:
             key = name.lower()
             if key == b"transfer-encoding" or (key == b"content-length" and int(value)):

@@ -455,6 +455,23 @@ def test_headers_over_the_limit_are_not_kept() -> None:
     play(story)
 
 
+def test_a_body_behind_too_many_headers_is_no_request() -> None:
+    async def story(there: World) -> None:
+        for upgrade in (b"", b"Connection: upgrade\r\nUpgrade: h2c\r\n"):
+            transport = connect(there)
+            body = b"DELETE /deregister/i1 HTTP/1.1\r\nHost: h\r\n\r\n"
+            head = b"POST /livez HTTP/1.1\r\nHost: h\r\n" + upgrade + b"a:\r\n" * 5000
+            transport.protocol.data_received(head)
+            transport.protocol.data_received(b"Content-Length: %d\r\n\r\n" % len(body) + body + BEAT)
+            while not transport.has_ended and len(statuses(transport)) < 2:
+                await asyncio.sleep(0)
+            assert statuses(transport) == ([b"400"] if upgrade else [b"431", b"200"])
+            transport.lose()
+        assert there.registry.lease("i1")
+
+    play(story)
+
+
 def test_empty_lines_between_hot_calls_do_not_add_up() -> None:
     async def story(there: World) -> None:
         transport = connect(there)
