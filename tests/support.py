@@ -78,19 +78,18 @@ class RecordingStore(MemoryStore):
         self._free.set()
         self._failure: Exception | None = None
 
-    @property
-    def is_immediate(self) -> bool:  # type: ignore[override]
-        return self._free.is_set() and self._failure is None
-
     def hold(self) -> None:
         self._free.clear()
         self.waiting.clear()
+        self.is_immediate = False
 
     def release(self) -> None:
         self._free.set()
+        self.is_immediate = self._failure is None
 
     def fail_with(self, failure: Exception | None) -> None:
         self._failure = failure
+        self.is_immediate = failure is None and self._free.is_set()
 
     async def append(self, changes: Sequence[Change]) -> tuple[Change, ...]:
         self.waiting.set()

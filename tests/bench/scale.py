@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Iterable
+from typing import TextIO
 
 from registryd.api.context import Context, Daemon, UnderWay
 from registryd.api.hot import HotCalls
@@ -49,11 +51,11 @@ class Filled:
     """A registry with so many instances, ten to a service, as they come over HTTP. The last `ending` end first; with
     `lengths`, each of those has a lease of a length of its own."""
 
-    def __init__(self, instances: int, ending: int = 0, *, lengths: bool = False) -> None:
+    def __init__(self, log: TextIO, instances: int, ending: int = 0, *, lengths: bool = False) -> None:
         limits = Limits(instances=max(instances, 1))
         self.clock = LaterClock()
         feed = Feed(1)
-        handler = LineHandler(open("/dev/null", "w"), LineFormatter(journal=False))  # noqa: SIM115
+        handler = LineHandler(log, LineFormatter(journal=False))
         feed.subscribe(ChangeLog(handler, "info").note)
         self.registry = Registry(State(default_ttl=86400.0, limits=limits), MemoryStore(1), feed, self.clock)
         reader = Reader(limits)
@@ -147,11 +149,11 @@ async def quiet(filled: Filled, instances: int) -> Steps:
     return steps
 
 
-async def measure(instances: int, ending: int) -> None:
-    few = Filled(10)
+async def measure(log: TextIO, instances: int, ending: int) -> None:
+    few = Filled(log, 10)
     alone = few.look_up([b"service-0"] * LOOKUPS)
     del few
-    filled = Filled(instances, ending)
+    filled = Filled(log, instances, ending)
     dice = random.Random(7)
     services = range((instances - ending) // 10)
     same = filled.look_up([b"service-0"] * LOOKUPS)
@@ -167,7 +169,7 @@ async def measure(instances: int, ending: int) -> None:
     steps, looked = await expiry(filled, instances, ending)
     print(f"{f'{ending:,} leases end at once':<50} {steps}   {looked:,} lookups in between, all exact")
     del filled
-    filled = Filled(ending * 2, ending, lengths=True)
+    filled = Filled(log, ending * 2, ending, lengths=True)
     steps, looked = await expiry(filled, ending * 2, ending)
     print(f"{'the same, all leases of different lengths':<50} {steps}   {looked:,} lookups in between, all exact")
 
@@ -178,7 +180,8 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=1_000_000)
     parser.add_argument("--ending", type=int, default=100_000)
     asked = parser.parse_args()
-    asyncio.run(measure(asked.instances, asked.ending))
+    with open(os.devnull, "w") as log:
+        asyncio.run(measure(log, asked.instances, asked.ending))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ def test_the_bench_of_the_fan_out_prints_its_table() -> None:
     assert figures.split()[0] == "20"
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk: apt-get install wrk")
+@pytest.mark.skipif(
+    shutil.which("wrk") is None,
+    reason="wrk makes the load, and only Debian has it, not PyPI: apt-get install wrk (.ci/run does)",
+)
 def test_the_bench_under_load_prints_its_tables_and_writes_figures_and_plot(tmp_path: Path) -> None:
     bench, figures, plot = Path(__file__).parent / "load.py", tmp_path / "load.json", tmp_path / "load.svg"
     short = ["--seconds", "1", "--rounds", "1", "--only", "lookup", "--servers", "front,tornado"]
