@@ -177,9 +177,8 @@ class Registry:
     def listing(self, service_name: str, *, hand_out: bool = True) -> Service | None:
         """A service, for a reader who takes all of its instances that are up; None where it has no instance."""
         now = self._settle()
-        service = self._state.service(service_name)
-        if service is not None and self.is_behind:
-            service = self._settle_service(service, now)
+        # The hottest call of all: where nothing is behind, it is spared another.
+        service = self._settle_service(service_name, now) if self.is_behind else self._state.service(service_name)
         if service is None:
             return None
         if self.is_behind and (living := service.living(now)) is not service:
@@ -222,9 +221,7 @@ class Registry:
         now = self._settle()
         if service_name is None:
             return self.feed.index
-        service = self._state.service(service_name) if self.is_behind else None
-        if service is not None:
-            self._settle_service(service, now)
+        self._settle_service(service_name, now)
         return self.feed.index_of(service_name)
 
     def tally(self) -> Tally:
@@ -334,23 +331,24 @@ class Registry:
         if lease is not None and lease.expires_at <= now:
             self._expire(self._state.expiries([lease], self._clock.wall()))
 
-    def _settle_service(self, service: Service, now: float) -> Service | None:
-        """Expires a part of what has ended in a service, so that its index tells that its list has changed. Gives back
-        the service, if anything is left of it."""
+    def _settle_service(self, service_name: str, now: float) -> Service | None:
+        """Gives back a service, if there is one. Where we are behind, a part of what has ended in it is expired first,
+        so that its index tells that its list has changed; what else has ended must be left out."""
+        service = self._state.service(service_name)
+        if service is None or not self.is_behind:
+            return service
         ended = (lease for lease in service.leases.values() if lease.expires_at <= now)
         some = list(itertools.islice(ended, SLICE))
         if some:
             self._expire(self._state.expiries(some, self._clock.wall()))
-        return self._state.service(service.name)
+        return self._state.service(service_name)
 
     def _leases_of(self, service_name: str) -> Collection[Lease]:
         """The leases of a service that have not ended."""
         now = self._settle()
-        if not self.is_behind:
-            return self._state.leases(service_name)
-        service = self._state.service(service_name)
-        service = service and self._settle_service(service, now)
-        service = service and service.living(now)
+        service = self._settle_service(service_name, now)
+        if service is not None and self.is_behind:
+            service = service.living(now)
         return service.leases.values() if service else ()
 
     def _expire(self, ended: Sequence[Change]) -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 from tornado.web import Application
 
@@ -145,20 +145,22 @@ class Server:
     async def _close_http(self, seconds: float) -> int:
         """Closes all connections; at once, after a second signal."""
         closing = asyncio.ensure_future(self._http.close(seconds))
-        forced = asyncio.ensure_future(self._forced.wait())
-        await asyncio.wait({closing, forced}, return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
-        if not closing.done():
-            closing.cancel()
-            return await self._http.close(0)
-        return closing.result()
+        await self._unless_forced(closing, None)
+        return await self._http.close(0) if closing.cancelled() else closing.result()
 
     async def _drain(self) -> None:
         """Waits until what has begun is answered: not for ever, and not after a second signal."""
-        ends = [asyncio.ensure_future(self._under_way.wait_until_none()), asyncio.ensure_future(self._forced.wait())]
-        await asyncio.wait(ends, timeout=self._config.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+        drained = asyncio.ensure_future(self._under_way.wait_until_none())
+        await self._unless_forced(drained, self._config.drain_timeout)
+
+    async def _unless_forced(self, ending: "asyncio.Future[Any]", seconds: float | None) -> None:
+        """Waits for the end of something, which is cancelled at a second signal or when the time is up."""
+        forced = asyncio.ensure_future(self._forced.wait())
+        await asyncio.wait({ending, forced}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if not ending.done():
+            ending.cancel()
+            await asyncio.wait({ending})
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()

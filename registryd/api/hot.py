@@ -45,8 +45,6 @@ class HotCalls:
         service = self._registry.listing(name.decode("latin-1"))
         if service is None:
             return None
-        if service.listed_at != self._second:
-            self._begin(service.listed_at)
         body = render.listing(service.name, service)
         assert service.rendered is not None
         index = self._registry.feed.index_of(service.name)
@@ -56,7 +54,7 @@ class HotCalls:
         if known != index:
             head = b'\r\nRegistry-Index: %d\r\nEtag: W/"%d"\r\nContent-Length: %d\r\n\r\n' % (index, index, len(body))
             service.rendered[_HEAD] = index, head
-        return self._first + head + body
+        return self._begin(service.listed_at) + head + body
 
     def heartbeat(self, instance_id: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:  # noqa: ARG002
         """`POST /heartbeat/{instance_id}` without a body, of an instance that is registered."""
@@ -66,10 +64,7 @@ class HotCalls:
             lease = self._registry.renew(instance_id.decode("latin-1"))
         except UnknownInstance:
             return None
-        second = lease.last_heartbeat
-        if second != self._second:
-            self._begin(second)
-        return self._whole(render.json_bytes(render.renewed(lease)))
+        return self._whole(render.json_bytes(render.renewed(lease)), lease.last_heartbeat)
 
     def register(self, rest: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:
         """`POST /register`, where nothing has to be waited for."""
@@ -80,20 +75,20 @@ class HotCalls:
             lease = self._registry.register_at_once(command, Origin(address, user_agent[:256]))
         except RegistrydError:
             return None
-        second = lease.last_heartbeat
+        return self._whole(render.json_bytes(render.instance(lease)), lease.last_heartbeat)
+
+    def _begin(self, second: int) -> bytes:
+        """The status line and the first headers, which are the same for a second."""
         if second != self._second:
-            self._begin(second)
-        return self._whole(render.json_bytes(render.instance(lease)))
+            self._second = second
+            self._first = (
+                f"HTTP/1.1 200 OK\r\nServer: {SERVER}\r\nContent-Type: application/json\r\n"
+                f"Date: {format_timestamp(second)}"
+            ).encode()
+        return self._first
 
-    def _begin(self, second: int) -> None:
-        """Another second has begun: the status line and the first headers until it is over."""
-        self._second = second
-        self._first = (
-            f"HTTP/1.1 200 OK\r\nServer: {SERVER}\r\nContent-Type: application/json\r\nDate: {format_timestamp(second)}"
-        ).encode()
-
-    def _whole(self, body: bytes) -> bytes:
+    def _whole(self, body: bytes, second: int) -> bytes:
         length = len(body)
         if length >= len(_LENGTHS):
-            return b"%b\r\nContent-Length: %d\r\n\r\n%b" % (self._first, length, body)
-        return self._first + _LENGTHS[length] + body
+            return b"%b\r\nContent-Length: %d\r\n\r\n%b" % (self._begin(second), length, body)
+        return self._begin(second) + _LENGTHS[length] + body
