@@ -30,6 +30,25 @@ class CannotListen(Exception):
     """The address cannot be listened on; the text is one line that says why and what to do."""
 
 
+def adopt(name: str, descriptor: int) -> socket.socket:
+    """The socket that the service manager has bound, under a name, and handed over. Raises CannotListen."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise CannotListen(
+            f"what the service manager hands over as {name!r} is no socket: {os.strerror(error.errno or 0)}"
+        ) from None
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise CannotListen(
+            f"the socket that the service manager hands over as {name!r} does not listen; its unit needs "
+            "ListenStream= and Accept=no"
+        )
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock
+
+
 def listen(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of `host`; with port 0 all on the same free one. Raises CannotListen."""
     sockets: list[socket.socket] = []
@@ -156,11 +175,13 @@ def allow_many_connections() -> None:
 
 
 def url_of(sock: socket.socket) -> str:
-    """The URL at which a listening socket is reached."""
+    """The URL at which a listening socket is reached; a Unix socket has none, but a path."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def is_loopback(sock: socket.socket) -> bool:
     """Whether only this machine can reach a listening socket."""
-    return ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+    return sock.family == socket.AF_UNIX or ipaddress.ip_address(sock.getsockname()[0]).is_loopback

@@ -25,14 +25,25 @@ from registryd.config import Config
 from registryd.core.limits import Limits
 from registryd.core.state import State
 from registryd.feed import Feed
-from registryd.listeners import Acceptor, allow_many_connections, is_loopback, listen, url_of
+from registryd.listeners import (
+    Acceptor,
+    CannotListen,
+    adopt,
+    allow_many_connections,
+    is_loopback,
+    listen,
+    url_of,
+)
 from registryd.logs import ChangeLog
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 from registryd.sweeper import Sweeper
-from registryd.systemd import Notifier, Watchdog, watchdog_seconds
+from registryd.systemd import Notifier, Watchdog, handed_over, watchdog_seconds
 
 logger = logging.getLogger(__name__)
+
+#: The name (FileDescriptorName=) of a socket on which the service manager has us answer HTTP.
+HTTP_SOCKET = "http"
 
 
 class NotInstalled(Exception):
@@ -47,6 +58,7 @@ class Server:
         self._change_log = change_log
         self._http_kind = http
         self._notifier = Notifier.from_environment(environ)
+        self._handed = handed_over(environ, os.getpid())
         self._watchdog_seconds = watchdog_seconds(environ, os.getpid())
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
@@ -57,11 +69,23 @@ class Server:
         Raises CannotListen."""
         MonotonicIOLoop()
         allow_many_connections()
-        sockets = listen(self._config.host, self._config.port)
+        sockets = self._listen()
         self._take_signals()
         self._start(sockets)
         await self._stopping.wait()
         return await self._stop()
+
+    def _listen(self) -> list[socket.socket]:
+        """The sockets that the service manager hands over, else our own. Raises CannotListen."""
+        sockets = []
+        for handed in self._handed:
+            if handed.name != HTTP_SOCKET:
+                raise CannotListen(
+                    f"the service manager hands over a socket named {handed.name!r}, which registryd does not know; "
+                    f"give it FileDescriptorName={HTTP_SOCKET}"
+                )
+            sockets.append(adopt(*handed))
+        return sockets or listen(self._config.host, self._config.port)
 
     def _start(self, sockets: list[socket.socket]) -> None:
         config = self._config

@@ -1,4 +1,5 @@
-"""What registryd tells its service manager: sd_notify(3) and the watchdog, in a few lines of standard library.
+"""What registryd tells its service manager, and is given by it: sd_notify(3), the watchdog and sd_listen_fds(3), in a
+few lines of standard library.
 
 Without a service manager nothing of this does anything.
 """
@@ -7,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from tornado.ioloop import PeriodicCallback
 
@@ -65,6 +67,27 @@ class Watchdog:
             self._notifier.notify("WATCHDOG=1")
         else:
             logger.error("the sweep has stopped, so the watchdog is not fed and the service manager will restart us")
+
+
+class Handed(NamedTuple):
+    """A file descriptor that the service manager has handed over, and the name that its unit gives it."""
+
+    name: str
+    descriptor: int
+
+
+#: The first of them: 0, 1 and 2 are what they always are.
+_FIRST_HANDED = 3
+
+
+def handed_over(environ: Mapping[str, str], pid: int) -> list[Handed]:
+    """What the service manager has handed over to the process `pid`, in its order (sd_listen_fds(3))."""
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(pid) or not (count.isascii() and count.isdigit()):
+        return []
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    names += ["unknown"] * (int(count) - len(names))
+    return [Handed(name, _FIRST_HANDED + n) for n, name in enumerate(names[: int(count)])]
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:

@@ -41,10 +41,29 @@ def fetch(url: str, method: str = "GET", body: object = None) -> Reply:
         return Reply(response.status, dict(response.headers), response.read())
 
 
-class Process:
-    """A process whose standard error is read line by line."""
+#: Becomes a command that finds file descriptors from 3 on, as a service manager hands them over: their names, their
+#: numbers here, and the command are the arguments.
+HAND_OVER = """
+import os, sys
+names, numbers = sys.argv[1], [int(number) for number in sys.argv[2].split(",")]
+spare = [os.dup2(number, 1000 + n) for n, number in enumerate(numbers)]
+for n, number in enumerate(spare):
+    os.dup2(number, 3 + n)
+    os.close(number)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(numbers)), "LISTEN_FDNAMES": names}
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+
+class Process:
+    """A process whose standard error is read line by line. `handed` are file descriptors that it is handed, by name."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str] | None = None,
+        handed: Mapping[str, int] | None = None,
+    ) -> None:
         reading, writing = os.pipe()
         stat = os.fstat(writing)
         #: What JOURNAL_STREAM would be if systemd's journal were reading: see systemd.exec(5).
@@ -52,11 +71,15 @@ class Process:
         own = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("REGISTR", "NOTIFY_", "WATCHDOG_"))
+            if not name.startswith(("REGISTR", "NOTIFY_", "WATCHDOG_", "LISTEN_"))
         }
         own |= {"PYTHONUNBUFFERED": "1", **(environ or {})}
         own = {name: value.replace("{stream}", self.stream) for name, value in own.items()}
-        self.popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, env=own)
+        if handed:
+            argv = [sys.executable, "-c", HAND_OVER, ":".join(handed), ",".join(map(str, handed.values())), *argv]
+        self.popen = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, env=own, pass_fds=(handed or {}).values()
+        )
         os.close(writing)
         self.lines: list[str] = []
         self._more = threading.Condition()
@@ -138,11 +161,17 @@ class RunningDaemon(Process):
     """A real registryd on a free port, ready."""
 
     def __init__(
-        self, folder: Path, *args: str, environ: Mapping[str, str] | None = None, argv: Sequence[str] | None = None
+        self,
+        folder: Path,
+        *args: str,
+        environ: Mapping[str, str] | None = None,
+        argv: Sequence[str] | None = None,
+        handed: Mapping[str, int] | None = None,
     ) -> None:
         self.manager = Manager(folder / f"notify-{time.monotonic_ns()}")
         command = argv or [sys.executable, "-m", "registryd"]
-        super().__init__([*command, "--port", "0", *args], {"NOTIFY_SOCKET": self.manager.address, **(environ or {})})
+        told = {"NOTIFY_SOCKET": self.manager.address, **(environ or {})}
+        super().__init__([*command, "--port", "0", *args], told, handed)
         try:
             self.manager.wait_for("READY=1")
             self.url = self.wait_for_line(r"listening on (http://\S+?),? ")[1]

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 
 import pytest
 from conftest import ExpectLog
 
-from registryd.listeners import Acceptor, CannotListen, is_loopback, listen, url_of
+from registryd.listeners import Acceptor, CannotListen, adopt, is_loopback, listen, url_of
 
 
 def test_port_0_takes_a_free_port_and_the_url_names_it() -> None:
@@ -49,6 +50,32 @@ def test_a_host_with_an_address_that_is_not_here_listens_on_the_others(monkeypat
     (sock,) = listen("both", 0)
     with sock:
         assert sock.getsockname()[0] == "127.0.0.1"
+
+
+def test_a_socket_that_is_handed_over_is_served() -> None:
+    given = socket.create_server(("127.0.0.1", 0))
+    with adopt("http", given.detach()) as sock:
+        assert (sock.getblocking(), sock.get_inheritable()) == (False, False)
+        assert url_of(sock) == f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def test_a_unix_socket_has_a_path_and_is_of_this_machine_only(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(str(tmp_path / "http"))
+        given.listen()
+        with adopt("http", given.dup().detach()) as sock:
+            assert url_of(sock) == f"unix:{tmp_path}/http"
+            assert is_loopback(sock)
+
+
+def test_what_is_handed_over_must_be_a_socket_that_listens(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file, pytest.raises(CannotListen, match="hands over as 'http' is no socket"):
+        adopt("http", file.fileno())
+    with (
+        socket.socket() as sock,
+        pytest.raises(CannotListen, match=r"as 'http' does not listen; its unit needs ListenStream= and Accept=no"),
+    ):
+        adopt("http", sock.dup().detach())
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("127.3.2.1", True), ("0.0.0.0", False)])

@@ -10,7 +10,7 @@ import pytest
 from conftest import ExpectLog
 from support import TimeTravel, travel
 
-from registryd.systemd import Notifier, Watchdog, watchdog_seconds
+from registryd.systemd import Handed, Notifier, Watchdog, handed_over, watchdog_seconds
 
 
 @pytest.fixture
@@ -114,3 +114,19 @@ def test_without_a_watchdog_nothing_is_fed(manager: socket.socket) -> None:
         assert heard(manager) == []
 
     travel(story)
+
+
+@pytest.mark.parametrize(
+    ("environ", "handed"),
+    [
+        ({}, []),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:x"}, [Handed("http", 3), Handed("x", 4)]),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http:x"}, [Handed("http", 3)]),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "http"}, [Handed("http", 3), Handed("unknown", 4)]),
+        ({"LISTEN_PID": "8", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}, []),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "-1"}, []),
+        ({"LISTEN_PID": "7"}, []),
+    ],
+)
+def test_what_is_handed_over_is_read_as_systemd_writes_it(environ: dict[str, str], handed: list[Handed]) -> None:
+    assert handed_over(environ, pid=7) == handed

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from process import Process, RunningDaemon, StartDaemon
+from process import DEADLINE, Process, RunningDaemon, StartDaemon
 
 import registryd
 from registryd import __version__
@@ -40,6 +40,30 @@ def test_the_start_line_names_the_real_address(daemon: RunningDaemon) -> None:
         r"store=memory heartbeat_timeout=30 cleanup_interval=10 pid=\d+",
         daemon.lines[0],
     )
+
+
+def test_it_serves_on_sockets_that_are_handed_over(start_daemon: StartDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+        daemon = start_daemon(handed={"http": one.fileno()})
+        assert daemon.url == f"http://127.0.0.1:{port}"
+        assert daemon.fetch("/livez").status == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as early:
+            early.sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+            start_daemon(handed={"http": one.fileno()})
+            assert early.recv(4096).startswith(b"HTTP/1.1 200 "), "who comes while it is not there waits"
+
+
+def test_a_socket_that_nobody_knows_stops_the_start() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        Process([sys.executable, "-m", "registryd"], handed={"dns": sock.fileno()}) as process,
+    ):
+        assert process.wait() == 2
+    assert re.fullmatch("registryd: .* a socket named 'dns', which .*; give it FileDescriptorName=http", process.output)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
