@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
         "core", "store", "clock", "feed", "registry", "sweeper", "systemd", "listeners", "logs", "config", "api",
         "front", "registryd",
     },
-    "cli": {"server", "config", "listeners", "logs"},
+    "cli": {"server", "config", "listeners", "logs", "store"},
     "__main__": {"cli"},
     "client": {"core"},
 }  # fmt: skip
