@@ -9,7 +9,7 @@ from registryd.core.model import Change
 from registryd.logs.entries import Entry, Output, Value, of_record
 
 #: Entries of one kind within a second that are told one by one. It is for each kind, so that a mass of one does not
-#: hide another; and with all four kinds of changes it is less than what journald takes (RateLimitBurst=, 10,000 in 30 s).
+#: hide another; and all four kinds of changes together are less than journald takes (RateLimitBurst=, 10,000 in 30 s).
 MOST_EACH = 75
 #: Seconds after which what is beyond that is summed up.
 SPAN = 1.0
@@ -31,6 +31,7 @@ class Gate:
         self._more: dict[str, dict[str, int]] = {}
         self._levels: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._clock = time.monotonic
         self._began = 0.0
 
     def admits(self, level: int, event: str, service_name: str) -> bool:
@@ -52,7 +53,7 @@ class Gate:
         """Ends the second: writes the sums, and begins anew."""
         seconds = 0.0
         if self._timer is not None:
-            seconds = time.monotonic() - self._began
+            seconds = self._clock() - self._began
             self._timer.cancel()
             self._timer = None
         self._left.clear()
@@ -66,7 +67,8 @@ class Gate:
         except RuntimeError:
             self._left.clear()
             return
-        self._began = time.monotonic()
+        self._clock = loop.time
+        self._began = loop.time()
         self._timer = loop.call_later(SPAN, self.flush)
 
 
