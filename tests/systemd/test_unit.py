@@ -139,9 +139,9 @@ def test_the_catalog_explains_an_entry(box: Box) -> None:
     found(box, "REGISTRYD_EVENT=registered")
     shown = box.shell("journalctl -x -u registryd --no-pager REGISTRYD_EVENT=registered -n 1")
 
-    assert "-- Subject: An instance of users has registered\n" in shown
-    assert "-- Defined-By: registryd\n" in shown
-    assert "The instance users-1 of the service users is\n" in shown
+    assert " Subject: An instance of users has registered\n" in shown
+    assert " Defined-By: registryd\n" in shown
+    assert " The instance users-1 of the service users is\n" in shown
     assert "@" not in shown
 
 
@@ -158,8 +158,9 @@ def test_last_words_are_of_the_unit_when_the_journal_is_late(box: Box) -> None:
     journald = box.property("MainPID", "systemd-journald")
     pid = box.property("MainPID")
     box.shell(
-        f"kill -STOP {journald}; kill -TERM {pid}; sleep 0.3; test -d /proc/{pid}; kill -CONT {journald}; "
-        f"timeout 20 bash -c 'while test -d /proc/{pid}; do sleep 0.05; done'; journalctl --sync"
+        f"kill -STOP {journald}; kill -TERM {pid}; "
+        "timeout 20 bash -c 'while curl -fs -o /dev/null localhost:8006/livez; do sleep 0.05; done'; "
+        f"kill -CONT {journald}; timeout 20 bash -c 'while test -d /proc/{pid}; do sleep 0.05; done'; journalctl --sync"
     )
 
     shown = box.shell(f"journalctl -u registryd _SYSTEMD_INVOCATION_ID={invocation} -o cat --no-pager")
