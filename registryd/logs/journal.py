@@ -21,7 +21,7 @@ SOCKET = "/run/systemd/journal/socket"
 #: Entries that wait while the journal takes none; seconds until it is asked again.
 MOST_WAITING, AGAIN = 1000, 0.05
 #: Seconds that the journal gets at the end of the process to take what is left.
-PATIENCE = 1.0
+PATIENCE = 2.0
 #: Bytes of a value in an entry that is too large as a whole.
 LONGEST = 4096
 

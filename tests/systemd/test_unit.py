@@ -157,6 +157,8 @@ def test_last_words_are_of_the_unit_when_the_journal_is_late(box: Box) -> None:
     invocation = box.property("InvocationID")
     journald = box.property("MainPID", "systemd-journald")
     pid = box.property("MainPID")
+    # journald forgets of which unit a process is that it has not read from for 5 s: then it has to look.
+    box.shell("timeout 20 bash -c 'until [ $SECONDS -ge 7 ]; do sleep 0.1; done'")
     box.shell(
         f"kill -STOP {journald}; kill -TERM {pid}; "
         "timeout 20 bash -c 'while curl -fs -o /dev/null localhost:8006/livez; do sleep 0.05; done'; "
