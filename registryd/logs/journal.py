@@ -22,7 +22,7 @@ SOCKET = "/run/systemd/journal/socket"
 MOST_WAITING, AGAIN = 1000, 0.05
 #: Seconds that the journal gets at the end of the process to take what is left.
 PATIENCE = 2.0
-#: Bytes of a value in an entry that is too large as a whole.
+#: Characters of a value in an entry that is too large as a whole.
 LONGEST = 4096
 
 _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
@@ -30,7 +30,7 @@ _FOR_THE_BUFFER = 8 * 2**20
 
 
 def encode(entry: Entry, longest: int | None = None) -> bytes:
-    """An entry as a datagram; with `longest`, no value of it has more bytes."""
+    """An entry as a datagram; with `longest`, no value of it has more characters."""
     error = f": {entry.error}" if entry.error else ""
     fields: list[tuple[str, object]] = [
         ("MESSAGE", one_line(entry.message + error)),
