@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
     except BadSetting as error:
         return _cannot_start(str(error))
-    change_log = logs.set_up(config.log_level, os.environ, sys.stderr)
+    change_log = logs.set_up(config.log_level, config.log_format, os.environ, sys.stderr)
     try:
         if config.check_state:
             return _check_state(config.state_dir)
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=loop_factory(http)) as runner:
             return runner.run(_serve(config, http, change_log))
     except (CannotListen, CannotUseState, NotInstalled) as error:
-        return _cannot_start(str(error))
+        return _cannot_start(str(error), config.log_format)
+    finally:
+        change_log.close()
 
 
 async def _serve(config: Config, http: str, change_log: logs.ChangeLog) -> int:
@@ -56,6 +58,6 @@ def _check_state(state_dir: str) -> int:
     return 0
 
 
-def _cannot_start(why: str) -> int:
-    print(logs.plain_line(f"registryd: {why}", os.environ, sys.stderr), file=sys.stderr)
+def _cannot_start(why: str, log_format: str = "auto") -> int:
+    print(logs.cannot_start(why, log_format, os.environ, sys.stderr), file=sys.stderr)
     return 2

@@ -107,6 +107,11 @@ class Config:
     log_level: str = _setting(
         "info", "REGISTRYD_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "least severity that is logged"
     )
+    log_format: str = _setting(
+        "auto", "REGISTRYD_LOG_FORMAT", _choice("auto", "plain", "json"),
+        "form of the log: a plain line or a JSON object per entry; auto is entries with fields where the journal reads "
+        "it, else plain",
+    )  # fmt: skip
     limits: Limits = field(default_factory=Limits)
     #: Whether to tell what is in the state directory, and no more.
     check_state: bool = False

@@ -146,6 +146,7 @@ class Server:
             config.heartbeat_timeout,
             config.cleanup_interval,
             os.getpid(),
+            extra={"event": "started", "version": __version__, "url": list(map(url_of, sockets))},
         )
         # What there is now stays: the garbage collector need not look at it again, and with what comes later, which is
         # made so that it is not tracked, it has little to do however many instances there are.
@@ -158,6 +159,7 @@ class Server:
                 "everyone who can reach %s may register and deregister services: there is no access control; "
                 "listen on 127.0.0.1, or let a firewall choose who gets here",
                 ", ".join(url_of(sock) for sock in sockets if not is_loopback(sock)),
+                extra={"event": "open_access", "url": [url_of(sock) for sock in sockets if not is_loopback(sock)]},
             )
 
     def _daemon(self, clock: LeaseClock) -> Daemon:
@@ -193,16 +195,26 @@ class Server:
         await self._drain()
         cut = len(self._under_way)
         if cut:
-            logger.warning("stopping although requests are under way cut=%d", cut)
+            logger.warning(
+                "stopping although requests are under way cut=%d", cut, extra={"event": "cut_off", "count": cut}
+            )
         left = 0.0 if cut else max(0.0, end - asyncio.get_running_loop().time())
-        cut += await self._close_http(left)
+        unread = await self._close_http(left)
+        if unread and not cut:
+            logger.warning(
+                "stopping although answers have not been read cut=%d",
+                unread,
+                extra={"event": "cut_off", "count": unread},
+            )
+        cut += unread
         self._watchdog.stop()
         self._sweeper.stop()
         closing = asyncio.ensure_future(self._store.close())
         await self._unless_forced(closing, self._config.drain_timeout)
         if closing.cancelled():
-            logger.warning("stopping although the store still waits for the disk")
-        logger.info("stopped")
+            logger.warning("stopping although the store still waits for the disk", extra={"event": "store_unavailable"})
+        self._change_log.flush()
+        logger.info("stopped", extra={"event": "stopped"})
         return 1 if cut or closing.cancelled() else 0
 
     async def _close_http(self, seconds: float) -> int:
@@ -232,10 +244,17 @@ class Server:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
-            logger.warning("%s again: stopping at once", number.name)
+            logger.warning(
+                "%s again: stopping at once", number.name, extra={"event": "stopping", "reason": number.name}
+            )
             self._forced.set()
         else:
-            logger.info("%s: stopping after %d requests under way", number.name, len(self._under_way))
+            logger.info(
+                "%s: stopping after %d requests under way",
+                number.name,
+                len(self._under_way),
+                extra={"event": "stopping", "reason": number.name, "count": len(self._under_way)},
+            )
             self._stopping.set()
 
 

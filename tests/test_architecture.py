@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "sweeper": {"registry", "clock"},
     "systemd": set(),
     "listeners": set(),
-    "logs": {"core", "systemd"},
+    "logs": {"core", "systemd", "logs"},
     "config": {"core", "registryd"},
     "api": {"core", "registry", "feed", "api", "registryd"},
     "front": set(),

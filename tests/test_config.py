@@ -28,7 +28,7 @@ def test_nothing_given_is_the_defaults() -> None:
 
 
 def test_every_setting_can_be_given_as_a_flag_and_in_the_environment() -> None:
-    samples = {"host": "::1", "http": "tornado", "log_level": "debug"}
+    samples = {"host": "::1", "http": "tornado", "log_level": "debug", "log_format": "json"}
     for setting in settings():
         if setting.name == "state_dir":
             continue

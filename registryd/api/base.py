@@ -162,7 +162,13 @@ class Handler(RequestHandler):
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         # Our own faults, with their stack. A client's fault is the client's to know.
         if value is not None and problems.status_of(value) >= 500 and not isinstance(value, RegistrydError):
-            logger.error("failed request=%s %s", self.request.method, self.request.uri, exc_info=(typ, value, tb))
+            logger.error(
+                "failed request=%s %s",
+                self.request.method,
+                self.request.uri,
+                exc_info=(typ, value, tb),
+                extra={"event": "failed", "request": f"{self.request.method} {self.request.uri}"},
+            )
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]

@@ -250,7 +250,7 @@ class Broadcast:
         return turn
 
     def _cut_off(self, stream: Stream, why: str) -> None:
-        logger.info("watcher cut off: %s; it may resume", why)
+        logger.info("watcher cut off: %s; it may resume", why, extra={"event": "watcher_cut_off", "reason": why})
         stream.pipe.cut_off()
         stream.end()
 
