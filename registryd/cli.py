@@ -3,12 +3,15 @@
 import asyncio
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from registryd import logs
 from registryd.config import BadSetting, Config, load
 from registryd.listeners import CannotListen
 from registryd.server import NotInstalled, Server, choose_http, loop_factory
+from registryd.store.file import CannotUseState, Damaged, opened
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,19 +22,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
     except BadSetting as error:
         return _cannot_start(str(error))
-    change_log = logs.set_up(config.log_level, os.environ, sys.stderr)
+    change_log = logs.set_up(config.log_level, config.log_format, os.environ, sys.stderr)
     try:
+        if config.check_state:
+            return _check_state(config.state_dir)
         http = choose_http(config.http)
         with asyncio.Runner(loop_factory=loop_factory(http)) as runner:
             return runner.run(_serve(config, http, change_log))
-    except (CannotListen, NotInstalled) as error:
-        return _cannot_start(str(error))
+    except (CannotListen, CannotUseState, NotInstalled) as error:
+        return _cannot_start(str(error), config.log_format)
+    finally:
+        change_log.close()
 
 
 async def _serve(config: Config, http: str, change_log: logs.ChangeLog) -> int:
     return await Server(config, os.environ, http, change_log).run()
 
 
-def _cannot_start(why: str) -> int:
-    print(logs.plain_line(f"registryd: {why}", os.environ, sys.stderr), file=sys.stderr)
+def _check_state(state_dir: str) -> int:
+    """Tells what is in the state directory. 0: all is well; 1: it is damaged. Raises CannotUseState."""
+    if not state_dir:
+        raise CannotUseState("there is no state directory to check; set --state-dir")
+    try:
+        with opened(Path(state_dir)) as file:
+            contents = file.load()
+    except Damaged as damage:
+        print(f"damaged: {damage}; at the next start the file is set aside, and the registry begins anew")
+        return 1
+    services = Counter(kept.instance.service_name for kept in contents.instances)
+    print(f"{file.path}: whole, {file.path.stat().st_size} bytes")
+    print(f"{len(contents.instances)} instances of {len(services)} services, {len(contents.gone)} remembered as gone")
+    for name, count in sorted(services.items()):
+        print(f"{count:8} {name}")
+    print("the last life ended in order" if contents.last_index else "the last life was killed")
+    return 0
+
+
+def _cannot_start(why: str, log_format: str = "auto") -> int:
+    print(logs.cannot_start(why, log_format, os.environ, sys.stderr), file=sys.stderr)
     return 2

@@ -74,4 +74,8 @@ class LeaseClock:
     def _stand_still(self, seconds: float) -> None:
         self.stalls += 1
         self.stalled_seconds += seconds
-        logger.warning("stalled seconds=%.3f: could not hear heartbeats, so every lease gets as much more", seconds)
+        logger.warning(
+            "stalled seconds=%.3f: could not hear heartbeats, so every lease gets as much more",
+            seconds,
+            extra={"event": "stalled", "seconds": round(seconds, 3)},
+        )

@@ -74,9 +74,9 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def _no_state_dir(text: str) -> str:
-    if text:
-        raise ValueError("this version keeps its state in memory only; leave the setting out")
+def _folder(text: str) -> str:
+    if ":" in text:  # systemd's way to name several
+        raise ValueError("give one directory")
     return text
 
 
@@ -98,8 +98,8 @@ class Config:
         "HTTP server: the front, which needs the extra `speed`, or Tornado's own; auto takes the front if it is there",
     )  # fmt: skip
     state_dir: str = _setting(
-        "", ("REGISTRYD_STATE_DIR", "STATE_DIRECTORY"), _no_state_dir,
-        "not in this version: directory to keep state in; without one, memory only",
+        "", ("REGISTRYD_STATE_DIR", "STATE_DIRECTORY"), _folder,
+        "directory to keep the state in, over restarts and kills; without one, memory only",
     )  # fmt: skip
     drain_timeout: float = _setting(
         10.0, "REGISTRYD_DRAIN_TIMEOUT", _seconds(0, 3600), "seconds that requests under way get to finish at a stop"
@@ -107,7 +107,14 @@ class Config:
     log_level: str = _setting(
         "info", "REGISTRYD_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "least severity that is logged"
     )
+    log_format: str = _setting(
+        "auto", "REGISTRYD_LOG_FORMAT", _choice("auto", "plain", "json"),
+        "form of the log: a plain line or a JSON object per entry; auto is entries with fields where the journal reads "
+        "it, else plain",
+    )  # fmt: skip
     limits: Limits = field(default_factory=Limits)
+    #: Whether to tell what is in the state directory, and no more.
+    check_state: bool = False
 
 
 def settings() -> list[Setting]:
@@ -130,7 +137,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     `--help` and `--version` print and raise SystemExit, as argparse has it.
     """
     given = vars(_parser().parse_args(argv))
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"check_state": given["check_state"]}
     for setting in settings():
         for source, text in _sources(setting, given, environ):
             try:
@@ -170,6 +177,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"registryd {__version__}")
+    parser.add_argument(
+        "--check-state",
+        action="store_true",
+        help="tell what is in the state directory, and whether it is whole, and end",
+    )
     for setting in settings():
         default = f"{setting.default:g}" if isinstance(setting.default, float) else str(setting.default)
         parser.add_argument(

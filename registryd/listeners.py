@@ -138,7 +138,10 @@ class Acceptor:
 
     def _turn_away(self, connection: socket.socket) -> None:
         """Says why, and closes: a moment later, as TCP takes back what was said when it closes on unread bytes."""
-        self._warn("there are as many connections as there may be (--max-connections); those that come get a 503")
+        self._warn(
+            "too_many_connections",
+            "there are as many connections as there may be (--max-connections); those that come get a 503",
+        )
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # it has gone, or does not listen
             connection.send(self._refusal)
@@ -153,16 +156,17 @@ class Acceptor:
         self._turned_away.discard(connection)
         connection.close()
 
-    def _warn(self, text: str) -> None:
+    def _warn(self, event: str, text: str) -> None:
         """Says so, and then not again for a while."""
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + QUIET
-            logger.warning(text)
+            logger.warning(text, extra={"event": event})
 
     def _rest(self, sock: socket.socket, error: OSError) -> None:
         self._warn(
+            "out_of_descriptors",
             f"cannot accept a connection: {error.strerror}; those that wait come later. Raise the limit (LimitNOFILE=, "
-            "ulimit -n)"
+            "ulimit -n)",
         )
         self._loop.remove_reader(sock)
         self._rests[sock] = self._loop.call_later(REST, self._loop.add_reader, sock, self._accept, sock)

@@ -1,7 +1,8 @@
 """The front desk: everyone who wants to know or to change something about instances asks here.
 
-Every change has one shape: with the lock held, decide, store, commit, publish. Reads and heartbeats take no lock and
-wait for nothing: in one event loop a step without an await is atomic, so none of them ever sees half a change.
+Every change has one shape: with the lock held, decide, store, commit, publish. Those who ask while the store is at work
+wait, and are then served together, so that they share one write to the disk. Reads and heartbeats take no lock and wait
+for nothing: in one event loop a step without an await is atomic, so none of them ever sees half a change.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import itertools
 import math
 import os
 import random
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -28,6 +30,8 @@ from registryd.store.base import Store
 
 #: Leases that are expired in one step, before others get their turn.
 SLICE = 200
+#: Changes that share one write to the store at most: they are decided, and come true, in one step.
+MOST_TOGETHER = 200
 #: For each so many watchers there is a turn of the loop between two slices, but no more than so many turns.
 WATCHERS_PER_TURN, MOST_TURNS = 50, 40
 
@@ -45,6 +49,8 @@ class Tally(NamedTuple):
     services: int
     instances: int
     watchers: int
+    #: Instances of a former life, without a heartbeat since.
+    restored: int
     renewed: int
     expired: int
 
@@ -55,6 +61,35 @@ class Story(NamedTuple):
     instance_id: str
     lease: Lease | None
     events: list[Change]
+
+
+class _Asked:
+    """A change that someone asks for, and what comes of it."""
+
+    #: Done when it is over, or its turn to serve all who have asked; None for one who need not wait.
+    turn: "asyncio.Future[None] | None" = None
+    #: What was decided, and what of that has come true.
+    changes: tuple[Change, ...] = ()
+    done: tuple[Change, ...] = ()
+    #: The instance's lease at the moment when that was done.
+    lease: Lease | None = None
+    error: BaseException | None = None
+    is_over = False
+
+    def __init__(self, command: Command, origin: Origin) -> None:
+        self.command = command
+        self.origin = origin
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It is over."""
+        self.error = error
+        self.is_over = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Whoever has asked goes on."""
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_result(None)
 
 
 class Registry:
@@ -77,25 +112,28 @@ class Registry:
         self._next_end = -math.inf
         #: Whether leases have ended that have not been expired yet, as there are too many for one step.
         self.is_behind = False
+        #: Until when (lease clock) what is not listed may merely not have registered again yet.
+        self._recovers_at = -math.inf
+        #: Whether that is so, as it was at the last beat: readers are to wait then, instead of being told a lie.
+        self.is_recovering = False
         #: Turns of the loop until the next part.
         self._turns = 0
-        #: How many are changing something or wait for their turn to do so.
-        self._changing = 0
+        #: Those who wait to be decided on, in the order in which they have asked.
+        self._asked: deque[_Asked] = deque()
 
     # Changes. `origin` is who asks, for the history.
 
     async def register(self, command: Register, origin: Origin = NOBODY) -> Lease:
         """Lists an instance and gives back its lease. Without an instance_id it is a new one, under a new UUID;
-        with one that is known the entry is taken over. Raises LimitReached."""
+        with one that is known the entry is taken over. Raises LimitReached, StoreUnavailable, as all changes do."""
         if command.instance_id is None:
             command = msgspec.structs.replace(command, instance_id=new_id())
-        changes = await self._change(command, origin)
-        return self._state.lease(changes[-1].instance.instance_id)
+        return _lease(await self._change(command, origin))
 
     @property
     def changes_at_once(self) -> bool:
         """Whether a change would have to wait for nobody right now: neither for another change nor for the store."""
-        return self._store.is_immediate and not self._changing
+        return self._store.is_immediate and not self._asked and not self._lock.locked()
 
     def register_at_once(self, command: Register, origin: Origin = NOBODY) -> Lease:
         """`register` in one step, while `changes_at_once`: for a caller who cannot wait. Raises LimitReached."""
@@ -114,18 +152,16 @@ class Registry:
 
         The heartbeat counts at once, whatever the report has to wait for."""
         self.renew(command.instance_id, command.generation)
-        await self._change(command, origin)
-        return self._state.lease(command.instance_id)
+        return _lease(await self._change(command, origin))
 
     async def deregister(self, command: Deregister, origin: Origin = NOBODY) -> Change:
         """Takes an instance off the list; gives back the change, with the instance as it was.
         Raises UnknownInstance, StaleGeneration."""
-        return (await self._change(command, origin))[-1]
+        return (await self._change(command, origin)).done[-1]
 
     async def override(self, command: SetOverride | Resume, origin: Origin = NOBODY) -> Lease:
         """Lays an override over an instance, or takes it off; gives back the lease. Raises UnknownInstance."""
-        await self._change(command, origin)
-        return self._state.lease(command.instance_id)
+        return _lease(await self._change(command, origin))
 
     def renew(self, instance_id: str, generation: int | None = None) -> Lease:
         """A heartbeat: the lease runs for another ttl. Gives it back. Raises UnknownInstance, StaleGeneration."""
@@ -157,10 +193,13 @@ class Registry:
 
     def beat(self) -> None:
         """Shows the lease clock that we are awake; and where someone watches, he hears now of what has ended."""
-        if self.feed.watchers:
-            self._settle()
-        else:
-            self._clock.now()
+        now = self._settle() if self.feed.watchers else self._clock.now()
+        self.is_recovering = now < self._recovers_at
+
+    def recover(self, seconds: float) -> None:
+        """The former state is lost: for so many seconds the services may be about to register again."""
+        self._recovers_at = self._clock.now() + seconds
+        self.is_recovering = True
 
     # Questions.
 
@@ -232,7 +271,7 @@ class Registry:
             ended = self._state.ended_leases(now)
             services = len(self._state.services(ended))
             instances, expired = instances - len(ended), expired + len(ended)
-        return Tally(services, instances, self.feed.watchers, self._renewed, expired)
+        return Tally(services, instances, self.feed.watchers, self._state.restored_count(), self._renewed, expired)
 
     def stories(self, subject: str) -> list[Story]:
         """What is known of an instance, or of every instance of a service; nothing where neither was ever seen,
@@ -259,27 +298,93 @@ class Registry:
         for lease in leases:
             lease.given_at = wall
 
-    async def _change(self, command: Command, origin: Origin) -> tuple[Change, ...]:
+    async def _change(self, command: Command, origin: Origin) -> _Asked:
         """The one shape of a change. Gives back what has taken effect; where it raises, nothing has."""
-        self._changing += 1
+        asked = _Asked(command, origin)
+        self._asked.append(asked)
         try:
-            return await self._change_in_turn(command, origin)
+            if self._lock.locked():
+                asked.turn = asyncio.get_running_loop().create_future()
+                await asked.turn
+            while not asked.is_over:
+                async with self._lock:
+                    if not asked.is_over:
+                        await self._serve(asked)
         finally:
-            self._changing -= 1
+            if not asked.is_over and asked in self._asked:  # whoever has asked does not want it any more
+                self._asked.remove(asked)
+            if self._asked and not self._lock.locked():
+                self._asked[0].wake()
+        if asked.error is not None:
+            try:
+                raise asked.error
+            finally:
+                asked.error = None  # whose traceback knows us: together we would wait for the garbage collector
+        return asked
 
-    async def _change_in_turn(self, command: Command, origin: Origin) -> tuple[Change, ...]:
-        async with self._lock:
-            changes = self._decide(command, origin)
-            if not changes:
-                return ()
-            numbered = await self._store.append(changes)
-            now = self._clock.now()
-            done = self._state.commit(numbered, now, self._clock.wall())
-            self._next_end = self._state.next_end(now)
-            self.feed.publish(done)
-        if not done:  # its lease has ended while the store was at work
-            raise UnknownInstance(changes[-1].instance.instance_id)
-        return done
+    async def _serve(self, leader: _Asked) -> None:
+        """Decides on those who have asked, stores what is to change, and makes it true."""
+        together = self._decide_all()
+        if not together:
+            return
+        try:
+            numbered = await self._store.append([change for asked in together for change in asked.changes])
+            self._make_true(together, numbered)
+        except asyncio.CancelledError:  # the others have nothing to do with that; to store a change twice does no harm
+            self._asked.extendleft(asked for asked in reversed(together) if asked is not leader)
+            raise
+        except Exception as error:
+            for asked in together:
+                if not asked.is_over:
+                    asked.end(error)
+
+    def _make_true(self, together: list[_Asked], numbered: Sequence[Change]) -> None:
+        now, wall = self._clock.now(), self._clock.wall()
+        done: list[Change] = []
+        first = 0
+        for asked in together:
+            after = first + len(asked.changes)
+            asked.done = self._state.commit(numbered[first:after], now, wall)
+            first = after
+            done += asked.done
+            self._end(asked)
+        self._next_end = self._state.next_end(now)
+        self.feed.publish(done)
+
+    def _decide_all(self) -> list[_Asked]:
+        """Decides on those who have asked, in their order, and gives back those for whom there is something to change.
+        Who asks for an instance that is about to change, or perhaps for the last room there is, is decided on later."""
+        together: list[_Asked] = []
+        later: list[_Asked] = []
+        changing: set[str | None] = set()
+        while self._asked and len(together) < MOST_TOGETHER:
+            asked = self._asked.popleft()
+            command = asked.command
+            is_known = command.instance_id in changing
+            changing.add(command.instance_id)
+            if together and (
+                is_known or (isinstance(command, Register) and self._state.room(command.service_name) <= len(together))
+            ):
+                later.append(asked)
+                continue
+            try:
+                asked.changes = self._decide(command, asked.origin)
+            except Exception as error:
+                asked.end(error)
+                continue
+            if asked.changes:
+                together.append(asked)
+            else:
+                self._end(asked)
+        self._asked.extendleft(reversed(later))
+        return together
+
+    def _end(self, asked: _Asked) -> None:
+        """It is done, unless the instance's lease has ended while the store was at work."""
+        assert asked.command.instance_id is not None
+        asked.lease = self._state.find(asked.command.instance_id)
+        is_lost = bool(asked.changes) and not asked.done
+        asked.end(UnknownInstance(asked.command.instance_id) if is_lost else None)
 
     def _decide(self, command: Command, origin: Origin) -> tuple[Change, ...]:
         now = self._settle()
@@ -358,3 +463,8 @@ class Registry:
         self._next_end = self._state.next_end(now)
         self._expired += sum(change.kind == "expired" for change in done)
         self.feed.publish(done)
+
+
+def _lease(asked: _Asked) -> Lease:
+    assert asked.lease is not None, "what was changed is there"
+    return asked.lease

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 from tornado.web import Application
@@ -36,7 +37,9 @@ from registryd.listeners import (
 )
 from registryd.logs import ChangeLog
 from registryd.registry import Registry
-from registryd.store.base import MemoryStore
+from registryd.store.base import MemoryStore, Store
+from registryd.store.file import StateFile
+from registryd.store.sqlite import SqliteStore, recover
 from registryd.sweeper import Sweeper
 from registryd.systemd import Notifier, Watchdog, handed_over, watchdog_seconds
 
@@ -66,11 +69,12 @@ class Server:
 
     async def run(self) -> int:
         """Serves until a signal comes. 0: everything under way was answered; 1: something was cut off.
-        Raises CannotListen."""
+        Raises CannotListen, CannotUseState."""
         MonotonicIOLoop()
         allow_many_connections()
         sockets = self._listen()
         self._take_signals()
+        self._open_registry()
         self._start(sockets)
         await self._stopping.wait()
         return await self._stop()
@@ -87,14 +91,35 @@ class Server:
             sockets.append(adopt(*handed))
         return sockets or listen(self._config.host, self._config.port)
 
-    def _start(self, sockets: list[socket.socket]) -> None:
+    def _open_registry(self) -> None:
+        """Begins where the former life has ended, if there was one. Raises CannotUseState."""
         config = self._config
-        clock = LeaseClock()
-        self._store = MemoryStore(index=int(clock.started_wall * 1e6))
-        self._feed = Feed(self._store.index, most_watchers=config.limits.watchers)
-        self._feed.subscribe(self._change_log.note)
+        self._clock = clock = LeaseClock()
+        index = int(clock.started_wall * 1e6)
         state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
-        registry = Registry(state, self._store, self._feed, clock)
+        is_lost = False
+        if config.state_dir:
+            file = StateFile(Path(config.state_dir))
+            contents, is_lost = recover(file)
+            index = max(index, contents.next_index)
+            state.restore(contents.instances, contents.gone, clock.now(), clock.wall())
+            store = SqliteStore(file, index)
+            store.probe()
+            self._store: Store = store
+            logger.info(
+                "restored instances=%d gone=%d from=%s", len(contents.instances), len(contents.gone), file.path,
+                extra={"event": "state_restored"},
+            )  # fmt: skip
+        else:
+            self._store = MemoryStore(index)
+        self._feed = Feed(index, most_watchers=config.limits.watchers)
+        self._feed.subscribe(self._change_log.note)
+        self._registry = Registry(state, self._store, self._feed, clock)
+        if is_lost:
+            self._registry.recover(config.heartbeat_timeout)
+
+    def _start(self, sockets: list[socket.socket]) -> None:
+        config, clock, registry = self._config, self._clock, self._registry
         self._sweeper = Sweeper(registry, clock, config.cleanup_interval)
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
@@ -121,6 +146,7 @@ class Server:
             config.heartbeat_timeout,
             config.cleanup_interval,
             os.getpid(),
+            extra={"event": "started", "version": __version__, "url": list(map(url_of, sockets))},
         )
         # What there is now stays: the garbage collector need not look at it again, and with what comes later, which is
         # made so that it is not tracked, it has little to do however many instances there are.
@@ -133,6 +159,7 @@ class Server:
                 "everyone who can reach %s may register and deregister services: there is no access control; "
                 "listen on 127.0.0.1, or let a firewall choose who gets here",
                 ", ".join(url_of(sock) for sock in sockets if not is_loopback(sock)),
+                extra={"event": "open_access", "url": [url_of(sock) for sock in sockets if not is_loopback(sock)]},
             )
 
     def _daemon(self, clock: LeaseClock) -> Daemon:
@@ -144,9 +171,20 @@ class Server:
             store_kind=self._store.kind,
             uptime=clock.uptime,
             stalls=lambda: (clock.stalls, clock.stalled_seconds),
-            reasons=lambda: [] if self._sweeper.is_alive() else ["sweep_late"],
-            unready=lambda: ["draining"] if self._stopping.is_set() else [],
+            reasons=self._reasons,
+            unready=self._unready,
         )
+
+    def _reasons(self) -> list[str]:
+        """What needs a human."""
+        late = [] if self._sweeper.is_alive() else ["sweep_late"]
+        trouble = [self._store.trouble] if self._store.trouble else []
+        return late + trouble + (["recovering"] if self._registry.is_recovering else [])
+
+    def _unready(self) -> list[str]:
+        """What serving needs and is not there."""
+        stopping = ["draining"] if self._stopping.is_set() else []
+        return stopping + (["recovering"] if self._registry.is_recovering else [])
 
     async def _stop(self) -> int:
         self._notifier.notify("STOPPING=1")
@@ -157,14 +195,27 @@ class Server:
         await self._drain()
         cut = len(self._under_way)
         if cut:
-            logger.warning("stopping although requests are under way cut=%d", cut)
+            logger.warning(
+                "stopping although requests are under way cut=%d", cut, extra={"event": "cut_off", "count": cut}
+            )
         left = 0.0 if cut else max(0.0, end - asyncio.get_running_loop().time())
-        cut += await self._close_http(left)
+        unread = await self._close_http(left)
+        if unread and not cut:
+            logger.warning(
+                "stopping although answers have not been read cut=%d",
+                unread,
+                extra={"event": "cut_off", "count": unread},
+            )
+        cut += unread
         self._watchdog.stop()
         self._sweeper.stop()
-        await self._store.close()
-        logger.info("stopped")
-        return 1 if cut else 0
+        closing = asyncio.ensure_future(self._store.close())
+        await self._unless_forced(closing, self._config.drain_timeout)
+        if closing.cancelled():
+            logger.warning("stopping although the store still waits for the disk", extra={"event": "store_unavailable"})
+        self._change_log.flush()
+        logger.info("stopped", extra={"event": "stopped"})
+        return 1 if cut or closing.cancelled() else 0
 
     async def _close_http(self, seconds: float) -> int:
         """Closes all connections; at once, after a second signal."""
@@ -193,10 +244,17 @@ class Server:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
-            logger.warning("%s again: stopping at once", number.name)
+            logger.warning(
+                "%s again: stopping at once", number.name, extra={"event": "stopping", "reason": number.name}
+            )
             self._forced.set()
         else:
-            logger.info("%s: stopping after %d requests under way", number.name, len(self._under_way))
+            logger.info(
+                "%s: stopping after %d requests under way",
+                number.name,
+                len(self._under_way),
+                extra={"event": "stopping", "reason": number.name, "count": len(self._under_way)},
+            )
             self._stopping.set()
 
 

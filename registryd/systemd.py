@@ -36,7 +36,12 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.sendto("\n".join(states).encode(), address)
         except OSError as error:
-            logger.warning("cannot notify the service manager at %s: %s", self._address, error)
+            logger.warning(
+                "cannot notify the service manager at %s: %s",
+                self._address,
+                error,
+                extra={"event": "manager_unreachable"},
+            )
 
 
 class Watchdog:
@@ -66,7 +71,10 @@ class Watchdog:
         if self._is_alive():
             self._notifier.notify("WATCHDOG=1")
         else:
-            logger.error("the sweep has stopped, so the watchdog is not fed and the service manager will restart us")
+            logger.error(
+                "the sweep has stopped, so the watchdog is not fed and the service manager will restart us",
+                extra={"event": "watchdog_starved"},
+            )
 
 
 class Handed(NamedTuple):

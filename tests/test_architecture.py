@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "sweeper": {"registry", "clock"},
     "systemd": set(),
     "listeners": set(),
-    "logs": {"core", "systemd"},
+    "logs": {"core", "systemd", "logs"},
     "config": {"core", "registryd"},
     "api": {"core", "registry", "feed", "api", "registryd"},
     "front": set(),
@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
         "core", "store", "clock", "feed", "registry", "sweeper", "systemd", "listeners", "logs", "config", "api",
         "front", "registryd",
     },
-    "cli": {"server", "config", "listeners", "logs"},
+    "cli": {"server", "config", "listeners", "logs", "store"},
     "__main__": {"cli"},
     "client": {"core"},
 }  # fmt: skip

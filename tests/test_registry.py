@@ -56,7 +56,7 @@ async def test_a_heartbeat_gives_another_ttl(registry: Registry, clock: ManualCl
         registry.renew("i1")
 
     assert ids(registry) == ["i1"]
-    assert registry.tally() == Tally(services=1, instances=1, watchers=0, renewed=10, expired=0)
+    assert registry.tally() == Tally(services=1, instances=1, watchers=0, restored=0, renewed=10, expired=0)
 
 
 async def test_a_heartbeat_at_the_end_of_the_lease_is_too_late(registry: Registry, clock: ManualClock) -> None:
@@ -65,7 +65,7 @@ async def test_a_heartbeat_at_the_end_of_the_lease_is_too_late(registry: Registr
 
     with pytest.raises(UnknownInstance):
         registry.renew("i1")
-    assert registry.tally() == Tally(services=0, instances=0, watchers=0, renewed=0, expired=1)
+    assert registry.tally() == Tally(services=0, instances=0, watchers=0, restored=0, renewed=0, expired=1)
 
 
 async def test_a_late_heartbeat_of_an_old_life_is_refused(registry: Registry, clock: ManualClock) -> None:

@@ -16,7 +16,7 @@ from registryd import __version__
 from registryd.api import problems, render
 from registryd.api.context import Context
 from registryd.api.reader import Nothing
-from registryd.core.errors import ECHO
+from registryd.core.errors import ECHO, Recovering, RegistrydError
 from registryd.core.model import Origin
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,11 @@ class Handler(RequestHandler):
         """Whether whoever asks gets to see what is answered."""
         return self.request.method != "HEAD"
 
+    def must_know(self) -> None:
+        """For whoever is to be told which instances there are. Raises Recovering while nobody can know."""
+        if self.registry.is_recovering:
+            raise Recovering
+
     async def wait_for(self, is_due: Callable[[], bool], service_name: str | None, seconds: float) -> bool:
         """Waits until `is_due`, looking anew at each change to a service (None: to anything), but not for longer than
         `seconds`, nor after the daemon has begun to stop. Gives back whether it is. Raises LimitReached, ReaderGone."""
@@ -156,8 +161,14 @@ class Handler(RequestHandler):
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         # Our own faults, with their stack. A client's fault is the client's to know.
-        if value is not None and problems.status_of(value) >= 500 and not isinstance(value, problems.NotReady):
-            logger.error("failed request=%s %s", self.request.method, self.request.uri, exc_info=(typ, value, tb))
+        if value is not None and problems.status_of(value) >= 500 and not isinstance(value, RegistrydError):
+            logger.error(
+                "failed request=%s %s",
+                self.request.method,
+                self.request.uri,
+                exc_info=(typ, value, tb),
+                extra={"event": "failed", "request": f"{self.request.method} {self.request.uri}"},
+            )
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]

@@ -42,6 +42,8 @@ class HotCalls:
 
     def lookup(self, name: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:  # noqa: ARG002
         """`GET /services/{service_name}` without parameters, of a service that has instances."""
+        if self._registry.is_recovering:
+            return None
         service = self._registry.listing(name.decode("latin-1"))
         if service is None:
             return None

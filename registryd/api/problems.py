@@ -9,7 +9,15 @@ from tornado.web import HTTPError
 
 from registryd.api import render
 from registryd.api.shapes import ProblemShape
-from registryd.core.errors import InvalidInput, LimitReached, RegistrydError, StaleGeneration, UnknownInstance
+from registryd.core.errors import (
+    InvalidInput,
+    LimitReached,
+    Recovering,
+    RegistrydError,
+    StaleGeneration,
+    StoreUnavailable,
+    UnknownInstance,
+)
 from registryd.core.limits import flag_of
 
 CONTENT_TYPE = "application/problem+json"
@@ -79,6 +87,8 @@ STATUSES: dict[type[BaseException], int] = {
     LimitReached: 429,
     HeadersTooLarge: 431,
     NotReady: 503,
+    Recovering: 503,
+    StoreUnavailable: 503,
 }
 
 

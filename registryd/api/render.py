@@ -215,6 +215,11 @@ def _why(one: Story) -> str:
         return f"an operator has laid {laid.status} over it at {timestamp(laid.since)}{until}{reason}"
     if lease.status != "up":
         return f"it says of itself that it is {lease.status}"
+    if lease.is_restored:
+        return (
+            "it was up before the registry was restarted, and no heartbeat has come since; what was kept of it is of "
+            f"{timestamp(lease.last_heartbeat)}"
+        )
     return f"it is up, and its last heartbeat came at {timestamp(lease.last_heartbeat)}"
 
 

@@ -80,9 +80,10 @@ class SnapshotShape(Struct):
 
 
 class StoreShape(Struct):
-    """Where changes are kept."""
+    """Where changes are kept, and how many instances were restored from there and have had no heartbeat since."""
 
     kind: str
+    restored: int | UnsetType = UNSET
 
 
 class LeasesShape(Struct):

@@ -93,7 +93,7 @@ class Withdrawal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class RegisterHandler(Handler):
     """`POST /register`"""
 
-    @call(body=Register, answer=InstanceShape, refusals=(429,))
+    @call(body=Register, answer=InstanceShape, refusals=(429, 503))
     async def post(self, *, body: Register) -> object:
         """Lists an instance."""
         return render.instance(await self.registry.register(body, self.origin))
@@ -102,7 +102,7 @@ class RegisterHandler(Handler):
 class HeartbeatHandler(Handler):
     """`POST /heartbeat/{instance_id}`"""
 
-    @call(query=OfGeneration, body=Report, answer=RenewedShape, refusals=(404, 409))
+    @call(query=OfGeneration, body=Report, answer=RenewedShape, refusals=(404, 409, 503))
     async def post(self, instance_id: str, *, query: OfGeneration, body: Report) -> object:
         """Renews a lease, and takes what the instance reports of itself."""
         if body.is_empty():
@@ -122,7 +122,7 @@ class HeartbeatsHandler(Handler):
 class DeregisterHandler(Handler):
     """`DELETE /deregister/{instance_id}`"""
 
-    @call(query=OfGeneration, answer=InstanceShape, refusals=(404, 409))
+    @call(query=OfGeneration, answer=InstanceShape, refusals=(404, 409, 503))
     async def delete(self, instance_id: str, *, query: OfGeneration) -> object:
         """Takes an instance off the list."""
         command = Deregister(instance_id, query.generation)
@@ -136,7 +136,7 @@ class WithdrawHandler(Handler):
         super().initialize(context)
         self._status = status
 
-    @call(body=Withdrawal, answer=WithdrawnShape, refusals=(404,))
+    @call(body=Withdrawal, answer=WithdrawnShape, refusals=(404, 503))
     async def post(self, instance_id: str, *, body: Withdrawal) -> object:
         """Takes an instance out of service, whatever it reports of itself."""
         command = SetOverride(instance_id, self._status, body.reason or "", body.seconds)
@@ -146,7 +146,7 @@ class WithdrawHandler(Handler):
 class ResumeHandler(Handler):
     """`POST /resume/{instance_id}`"""
 
-    @call(answer=InstanceShape, refusals=(404,))
+    @call(answer=InstanceShape, refusals=(404, 503))
     async def post(self, instance_id: str) -> object:
         """Puts an instance back into service, as far as it says that it is up."""
         return render.instance(await self.registry.override(Resume(instance_id), self.origin))
@@ -155,9 +155,10 @@ class ResumeHandler(Handler):
 class InstanceHandler(Handler):
     """`GET /instances/{instance_id}`"""
 
-    @call(answer=InstanceShape, refusals=(404,))
+    @call(answer=InstanceShape, refusals=(404, 503))
     def get(self, instance_id: str) -> object:
         """Shows one instance, whatever its status."""
+        self.must_know()
         self.take_index(self.registry.index())
         return render.instance(self.registry.lease(instance_id, hand_out=self.gives))
 
@@ -167,10 +168,11 @@ class InstanceHandler(Handler):
 class ServiceHandler(Handler):
     """`GET /services/{service_name}`"""
 
-    @call(query=Wanted, answer=ServiceShape, refusals=(408, 429))
+    @call(query=Wanted, answer=ServiceShape, refusals=(408, 429, 503))
     async def get(self, service_name: str, *, query: Wanted) -> object:
         """Lists the instances of a service that are wanted: those that are up, unless the query says otherwise."""
         self.reader.rules.check("service_name", service_name)
+        self.must_know()
         registry, choice, seconds = self.registry, query.choice(), query.seconds()
         least = query.least or 0
 
@@ -199,9 +201,10 @@ class ServiceHandler(Handler):
 class ServicesHandler(Handler):
     """`GET /services`"""
 
-    @call(query=Changed, answer=ServicesShape, refusals=(429,))
+    @call(query=Changed, answer=ServicesShape, refusals=(429, 503))
     async def get(self, *, query: Changed) -> object:
         """Lists the services."""
+        self.must_know()
         await self.wait_for(lambda: query.index != self.registry.index(), None, query.seconds())
         self.take_index(self.registry.index(), etag=True)
         return render.services(self.registry.services())
@@ -212,9 +215,10 @@ class ServicesHandler(Handler):
 class ExplainHandler(Handler):
     """`GET /explain/{instance_id or service_name}`"""
 
-    @call(answer=ExplanationShape)
+    @call(answer=ExplanationShape, refusals=(503,))
     def get(self, subject: str) -> object:
         """Tells why an instance, or each instance of a service, is handed out or not."""
+        self.must_know()
         self.take_index(self.registry.index())
         return render.explanation(subject, self.registry.stories(subject))
 
@@ -244,7 +248,7 @@ class StatusHandler(Handler):
             index=index,
             heartbeat_timeout=daemon.heartbeat_timeout,
             cleanup_interval=daemon.cleanup_interval,
-            store=StoreShape(daemon.store_kind),
+            store=StoreShape(daemon.store_kind, tally.restored or UNSET),
             leases=LeasesShape(tally.renewed, tally.expired, stalls, round(stalled_seconds, 3)),
         )
 

@@ -250,7 +250,7 @@ class Broadcast:
         return turn
 
     def _cut_off(self, stream: Stream, why: str) -> None:
-        logger.info("watcher cut off: %s; it may resume", why)
+        logger.info("watcher cut off: %s; it may resume", why, extra={"event": "watcher_cut_off", "reason": why})
         stream.pipe.cut_off()
         stream.end()
 
@@ -296,10 +296,11 @@ class WatchHandler(Handler):
         super().initialize(context)
         self._broadcast = broadcast
 
-    @call(query=WatchQuery, refusals=(429,), media_type="text/event-stream")
+    @call(query=WatchQuery, refusals=(429, 503), media_type="text/event-stream")
     async def get(self, *, query: WatchQuery) -> object:
         """Streams a snapshot, or what was missed, and then every change."""
         last_seen = self._last_event_id()
+        self.must_know()
         self.take_index(self.registry.index())
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")

@@ -4,10 +4,15 @@ RegistrydError
 ├── InvalidInput        what was sent breaks a rule; carries `field`
 ├── UnknownInstance     no such instance is registered, or its lease has ended
 ├── StaleGeneration     the instance has been taken over by a newer registration
-└── LimitReached        one more would be over a limit of this registry
+├── LimitReached        one more would be over a limit of this registry
+├── StoreUnavailable    the change cannot be kept, so nothing has changed
+└── Recovering          what was registered before the restart is lost, and may be coming back
 """
 
-__all__ = ["ECHO", "InvalidInput", "LimitReached", "RegistrydError", "StaleGeneration", "UnknownInstance"]
+__all__ = [
+    "ECHO", "InvalidInput", "LimitReached", "Recovering", "RegistrydError", "StaleGeneration", "StoreUnavailable",
+    "UnknownInstance",
+]  # fmt: skip
 
 
 #: How much of what was sent a refusal repeats.
@@ -57,3 +62,27 @@ class LimitReached(RegistrydError):
     """One more would be over a limit of this registry."""
 
     code = "limit_reached"
+
+
+class StoreUnavailable(RegistrydError):
+    """What is to change cannot be kept, so nothing has changed."""
+
+    code = "store_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the registry cannot write to its disk right now, so nothing has changed; try again later (reads and "
+            "heartbeats go on; the registry's log says what is wrong)"
+        )
+
+
+class Recovering(RegistrydError):
+    """What was registered before the restart is lost, and the services may not have registered again yet."""
+
+    code = "recovering"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the registry has lost its state and waits for the services to register again; keep what you know, and ask "
+            "again later"
+        )

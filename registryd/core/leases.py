@@ -64,6 +64,8 @@ class Lease(_Link, gc=False, eq=False, kw_only=True):
     #: When a reader was last given it by itself, and how often its list had been handed out when it came to be up.
     given_at: int = 0
     unseen_listings: int = 0
+    #: Whether it comes from a former life of the registry, and no heartbeat has come since.
+    is_restored: bool = False
     #: The list in which it stands; belongs to Services.
     listing: Listing
     #: What a face has rendered of it; forgotten when anything about it changes.
@@ -96,6 +98,8 @@ class Leases:
         self._queues: dict[float, _Queue] = {}
         #: Heap of (a moment that no lease of this length ends before, length).
         self._bounds: list[tuple[float, float]] = []
+        #: How many are restored and have had no heartbeat since.
+        self.restored = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -122,10 +126,17 @@ class Leases:
         self._tidy()
         return lease
 
+    def restore(self, lease: Lease) -> None:
+        """Marks a lease as one from a former life, until its next heartbeat."""
+        lease.is_restored = True
+        self.restored += 1
+
     def renew(self, lease: Lease, now: float, wall: int) -> None:
         """Lets a lease end its ttl from `now` on instead."""
         queue = lease.queue
-        if lease.last_heartbeat != wall:
+        if lease.last_heartbeat != wall or lease.is_restored:
+            self.restored -= lease.is_restored
+            lease.is_restored = False
             lease.last_heartbeat = wall
             lease.touch()
         lease.expires_at = now + queue.ttl
@@ -136,6 +147,7 @@ class Leases:
         """Ends a lease at once; gives it back, or None where there was none."""
         lease = self._by_id.pop(instance_id, None)
         if lease is not None:
+            self.restored -= lease.is_restored
             _remove(lease)
             lease.before = lease.after = None  # type: ignore[assignment] # or the two would keep each other alive
             queue = lease.queue
@@ -198,6 +210,7 @@ class Leases:
         """Raises AssertionError unless all that is said above holds."""
         queued = {lease.instance.instance_id: lease for queue in self._queues.values() for lease in queue}
         assert queued == self._by_id, "each lease is queued under its id"
+        assert self.restored == sum(lease.is_restored for lease in self), "restored leases are counted"
         bounds: dict[float, float] = {}
         for bound, ttl in self._bounds:
             bounds[ttl] = min(bound, bounds.get(ttl, math.inf))

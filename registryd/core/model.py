@@ -155,6 +155,25 @@ class Change(Struct, frozen=True, gc=False, kw_only=True):
         return effective_status(self.instance, self.override)
 
 
+class Kept(Struct, frozen=True, gc=False):
+    """An instance as a store keeps it, for the next life of the registry. Heartbeats since are not in it."""
+
+    instance: Instance
+    #: Wall clock, whole seconds since 1970.
+    last_heartbeat: int
+    override: Override | None = None
+
+
+class KeptGone(Struct, frozen=True, gc=False):
+    """What a store keeps of an instance that is gone."""
+
+    instance_id: str
+    #: When it went: wall clock, whole seconds since 1970.
+    at: int
+    generation: int
+    override: Override | None = None
+
+
 def effective_status(instance: Instance, override: Override | None) -> Status:
     """What a reader sees: the override wins."""
     return instance.status if override is None else override.status

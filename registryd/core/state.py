@@ -21,6 +21,8 @@ from registryd.core.model import (
     Command,
     Deregister,
     Instance,
+    Kept,
+    KeptGone,
     Origin,
     Override,
     Register,
@@ -91,14 +93,41 @@ class State:
         """The leases that have ended and are still here."""
         return self._leases.ended(now)
 
+    def restored_count(self) -> int:
+        """How many leases come from a former life, and have had no heartbeat since."""
+        return self._leases.restored
+
     def service_count(self) -> int:
         """How many services have an instance."""
         return len(self._services)
+
+    def room(self, service_name: str) -> int:
+        """How many more instances a service may have."""
+        limits = self._limits
+        return min(limits.instances - len(self._leases), limits.instances_per_service - len(self.leases(service_name)))
 
     def next_end(self, now: float) -> float:
         """A moment before which no lease and no override ends; infinity where there is none. See Leases.next_end."""
         override_end = self._override_ends[0][0] if self._override_ends else math.inf
         return min(self._leases.next_end(now), override_end)
+
+    # The former life.
+
+    def restore(self, kept: Iterable[Kept], gone: Iterable[KeptGone], now: float, wall: int) -> None:
+        """Takes over what a store has kept, into a state that is still empty. Every lease begins anew, as nobody can
+        know which heartbeats would have come, and every instance counts as handed out just now, as it may have been.
+        What has gone must be in the order in which it went."""
+        for entry in kept:
+            instance = entry.instance
+            lease = self._leases.grant(instance, self._services.open(instance.service_name), now, entry.last_heartbeat)
+            self._leases.restore(lease)
+            lease.given_at = wall
+            self._lay(lease, _resumed(entry.override, now, wall))
+            self._services.list(lease, effective_status(instance, lease.override))
+        for one in gone:
+            override = _resumed(one.override, now, wall)
+            # Where the wall clock has gone back, it went just now.
+            self._past.add(one.instance_id, Gone(now - max(0, wall - one.at), one.generation, override, wall))
 
     # A heartbeat changes nothing that anyone has to be told of, so it needs no decision.
 
@@ -330,6 +359,13 @@ def _change(kind: ChangeKind, lease: Lease, reason: str, wall: int, origin: Orig
 
 def _has_ended(override: Override | None, now: float) -> bool:
     return override is not None and override.ends_at is not None and override.ends_at <= now
+
+
+def _resumed(override: Override | None, now: float, wall: int) -> Override | None:
+    """An override of a former life: its end, if it has one, on the lease clock of this one."""
+    if override is None or override.until is None:
+        return override
+    return msgspec.structs.replace(override, ends_at=now + max(0, override.until - wall))
 
 
 def _with_report(instance: Instance, report: Report) -> Instance:

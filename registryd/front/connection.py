@@ -304,7 +304,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         """A hot call has failed, which is our own fault. What it has done by then nobody knows, so its handler must not
         do it again."""
-        logger.error("a hot call failed", exc_info=error)
+        logger.error("a hot call failed", exc_info=error, extra={"event": "failed"})
         self._refuse(500, "internal_error", "registryd has failed; its log says why")
 
     def _call(self, line: bytes, body: bytes, user_agent: str) -> Call | None:
@@ -538,7 +538,7 @@ class Connection(asyncio.Protocol):
         except HTTPInputError as error:
             self._refuse_for(error)
         except Exception:
-            logger.exception("a request could not be passed on")
+            logger.exception("a request could not be passed on", extra={"event": "failed"})
             self.abort()
         finally:
             self._is_pumping = False
@@ -577,7 +577,7 @@ class Connection(asyncio.Protocol):
             self._tasks.discard(future)
             exchange.is_blocked = False
             if not future.cancelled() and future.exception() is not None:
-                logger.error("a request could not be passed on", exc_info=future.exception())
+                logger.error("a request could not be passed on", exc_info=future.exception(), extra={"event": "failed"})
                 self.abort()
             self._pump()
 
@@ -638,7 +638,7 @@ class Connection(asyncio.Protocol):
         if isinstance(error, HTTPInputError):
             self._refuse(400, "bad_request", f"this is not a good HTTP request: {error}")
         else:
-            logger.error("a request could not be read", exc_info=error)
+            logger.error("a request could not be read", exc_info=error, extra={"event": "failed"})
             self.abort()
 
     def _refuse(self, status: int, code: str, detail: str) -> None:

@@ -20,9 +20,14 @@ class Store(Protocol):
     def is_immediate(self) -> bool:
         """Whether `append` neither waits nor fails right now."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps it from its work, as a word for /status; None where nothing does."""
+
     async def append(self, changes: Sequence[Change]) -> tuple[Change, ...]:
-        """Keeps changes for good, then numbers them. The numbers are drawn at the very end, when nothing is awaited
-        any more: whatever `record` numbers meanwhile comes first, in the order in which the changes come true."""
+        """Keeps changes for good, all of them or (where it raises StoreUnavailable) none, then numbers them. The
+        numbers are drawn at the very end, when nothing is awaited any more: whatever `record` numbers meanwhile comes
+        first, in the order in which the changes come true."""
 
     def record(self, changes: Iterable[Change]) -> tuple[Change, ...]:
         """Numbers changes that are true in any case, because time has passed, and keeps them when it can.
@@ -37,6 +42,7 @@ class MemoryStore:
 
     kind = "memory"
     is_immediate = True
+    trouble = None
 
     def __init__(self, index: int) -> None:
         self.index = index

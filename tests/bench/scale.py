@@ -24,7 +24,8 @@ from registryd.core.limits import Limits
 from registryd.core.model import Register
 from registryd.core.state import State
 from registryd.feed import Feed
-from registryd.logs import ChangeLog, LineFormatter, LineHandler
+from registryd.logs.changes import ChangeLog, Gate
+from registryd.logs.lines import Lines, plain
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 
@@ -55,8 +56,8 @@ class Filled:
         limits = Limits(instances=max(instances, 1))
         self.clock = LaterClock()
         feed = Feed(1)
-        handler = LineHandler(log, LineFormatter(journal=False))
-        feed.subscribe(ChangeLog(handler, "info").note)
+        lines = Lines(log, plain)
+        feed.subscribe(ChangeLog(lines, Gate(lines), "info").note)
         self.registry = Registry(State(default_ttl=86400.0, limits=limits), MemoryStore(1), feed, self.clock)
         reader = Reader(limits)
         daemon = Daemon("", 0, 0.0, 0.0, "memory", float, lambda: (0, 0.0), list, list)
@@ -72,7 +73,7 @@ class Filled:
             )
             self.registry.register_at_once(reader.body(Register, body.encode()))
             if n % 100 == 99:  # as at the end of a turn of the loop
-                handler.flush()
+                lines.flush()
         gc.collect()
         self.bytes_each = (rss() - self.before) / max(instances, 1)
 

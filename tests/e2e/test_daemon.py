@@ -1,5 +1,6 @@
 """The daemon as a process: start, stop, signals, log, and what it tells its service manager."""
 
+import json
 import re
 import shutil
 import signal
@@ -188,13 +189,55 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_lines_for_the_journal_have_priorities_and_no_time(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(environ={"JOURNAL_STREAM": "{stream}"})
+    daemon = start_daemon("--log-format", "plain", environ={"JOURNAL_STREAM": "{stream}"})
     daemon.register(instance_id="users-1")
     daemon.signal(signal.SIGTERM)
     daemon.wait()
 
     assert all(line.startswith("<6>") for line in daemon.events)
     assert daemon.events[1].startswith("<6>registered service=users instance=users-1 url=http://10.0.0.5:8000 ")
+
+
+@pytest.mark.skipif(Path("/run/systemd/journal/socket").exists(), reason="this machine has a journal")
+def test_where_the_journal_cannot_be_reached_it_gets_lines(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(environ={"JOURNAL_STREAM": "{stream}"})
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+    assert all(line.startswith("<6>") for line in daemon.events)
+    assert daemon.events[-1] == "<6>stopped"
+
+
+def test_json_on_request_is_an_object_for_each_entry(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(environ={"REGISTRYD_LOG_FORMAT": "json"})
+    daemon.register(instance_id="users-1")
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+    told = [json.loads(line) for line in daemon.events]
+    assert [entry["event"] for entry in told] == ["started", "registered", "stopping", "stopped"]
+    assert told[0]["url"] == [daemon.url]
+    assert (told[1]["service"], told[1]["instance"], told[1]["peer"]) == ("users", "users-1", "127.0.0.1")
+
+
+def test_a_mass_of_changes_is_summed_up(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(environ={"REGISTRYD_LOG_FORMAT": "json"})
+    requests = [
+        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY) for _ in range(3000)
+    ]
+    with daemon.connect() as client:
+        client.sendall(b"".join(requests))
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(1_000_000):
+            pass
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+    told = [entry for entry in map(json.loads, daemon.events) if entry["event"] == "registered"]
+    sums = [entry for entry in told if "count" in entry]
+    assert len(told) - len(sums) + sum(entry["count"] for entry in sums) == 3000, "every one is told of, or counted"
+    assert len(told) < 1500
+    assert all(entry["service"] == ["users"] for entry in sums)
 
 
 def test_an_instance_that_appears_or_goes_is_logged_with_why_and_a_heartbeat_is_not(

@@ -36,6 +36,7 @@ def test_no_block_is_left_out() -> None:
         ("The client", "python"),
         ("Under systemd", "sh"),  # tests/systemd/
         ("Under systemd", "console"),
+        ("Under systemd", "sh"),  # tests/systemd/
         ("How fast, how much", "sh"),  # tests/bench/test_bench.py
     ]
 

@@ -1,22 +1,39 @@
 """What every store promises."""
 
 import asyncio
+import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support import NOW, WALL, RecordingStore, a_registration, new_state
 
 from registryd.core.model import Change
 from registryd.store.base import MemoryStore, Store
+from registryd.store.file import StateFile
+from registryd.store.sqlite import SqliteStore, recover
 
-STORES: list[Callable[[int], Store]] = [MemoryStore, RecordingStore]
+
+def open_sqlite(folder: Path, index: int) -> Store:
+    file = StateFile(folder)
+    recover(file)
+    return SqliteStore(file, index)
+
+
+@pytest.fixture(params=["memory", "recording", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[int], Store]:
+    stores: dict[str, Callable[[int], Store]] = {
+        "memory": MemoryStore,
+        "recording": RecordingStore,
+        "sqlite": functools.partial(open_sqlite, tmp_path),
+    }
+    return stores[request.param]
 
 
 def changes(count: int) -> list[Change]:
     return [new_state().decide(a_registration(instance_id=f"i{n}"), NOW, WALL)[0] for n in range(count)]
 
 
-@pytest.mark.parametrize("make", STORES)
 def test_numbers_follow_each_other_whoever_asks(make: Callable[[int], Store]) -> None:
     async def story() -> None:
         store = make(41)
@@ -31,13 +48,15 @@ def test_numbers_follow_each_other_whoever_asks(make: Callable[[int], Store]) ->
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("make", STORES)
 def test_numbering_leaves_the_rest_of_a_change_alone(make: Callable[[int], Store]) -> None:
     async def story() -> None:
         (given,) = changes(1)
-        (numbered,) = await make(41).append([given])
+        store = make(41)
+        (numbered,) = await store.append([given])
 
         assert numbered.instance is given.instance
         assert (numbered.kind, numbered.reason, given.index) == (given.kind, given.reason, 0)
+        assert store.trouble is None
+        await store.close()
 
     asyncio.run(story())

@@ -9,6 +9,7 @@ from box import Box
 from readme import block, steps, without_chance
 
 from registryd.config import settings
+from registryd.logs.events import MESSAGE_IDS
 
 pytestmark = [pytest.mark.systemd, pytest.mark.e2e]
 
@@ -97,6 +98,87 @@ def test_lines_have_their_priority_in_the_journal(box: Box) -> None:
 
     assert [entry["PRIORITY"] for entry in own] == ["6", "6"]
     assert own[1]["MESSAGE"].startswith("registered service=users instance=users-1 url=http://10.0.0.5:8000 ")
+
+
+def found(box: Box, *matches: str) -> list[dict[str, Any]]:
+    """What the journal has of the unit's current life that matches, waited for: it may come a moment later."""
+    invocation = box.property("InvocationID")
+    search = f"journalctl -u registryd _SYSTEMD_INVOCATION_ID={invocation} {' '.join(matches)} -o json --no-pager"
+    box.shell(f"timeout 20 bash -c 'until {search} -q | grep -q .; do sleep 0.05; journalctl --sync; done'")
+    return [json.loads(line) for line in box.shell(search).splitlines()]
+
+
+def test_an_entry_is_found_by_its_fields(box: Box) -> None:
+    box.shell(REGISTER)
+    (entry,) = found(box, "REGISTRYD_SERVICE=users", "REGISTRYD_EVENT=registered")
+
+    assert entry["MESSAGE"].startswith("registered service=users instance=users-1 ")
+    assert (entry["REGISTRYD_INSTANCE"], entry["REGISTRYD_REASON"]) == ("users-1", "new")
+    assert entry["REGISTRYD_PEER"] in {"127.0.0.1", "::1"}
+    assert entry["MESSAGE_ID"] == MESSAGE_IDS["registered"]
+    assert entry["SYSLOG_IDENTIFIER"] == "registryd"
+    assert entry["_TRANSPORT"] == "journal"
+
+
+def test_a_lease_that_ends_is_found_by_its_event(box: Box) -> None:
+    box.shell("echo CLEANUP_INTERVAL=0.1 >> /etc/default/registryd; systemctl restart registryd")
+    box.shell(REGISTER.replace('"instance_id"', '"ttl": 1, "instance_id"'))
+    (entry,) = found(box, "REGISTRYD_EVENT=expired")
+
+    assert (entry["REGISTRYD_SERVICE"], entry["REGISTRYD_INSTANCE"]) == ("users", "users-1")
+    assert entry["REGISTRYD_REASON"] == "no heartbeat for 1 s"
+    assert "REGISTRYD_PEER" not in entry, "nobody has asked for it"
+
+
+def test_the_catalog_explains_an_entry(box: Box) -> None:
+    box.shell(
+        "install -D -m 644 /srv/registryd/systemd/registryd.catalog /usr/lib/systemd/catalog/registryd.catalog; "
+        "journalctl --update-catalog"
+    )
+    box.shell(REGISTER)
+    found(box, "REGISTRYD_EVENT=registered")
+    shown = box.shell("journalctl -x -u registryd --no-pager REGISTRYD_EVENT=registered -n 1")
+
+    assert " Subject: An instance of users has registered\n" in shown
+    assert " Defined-By: registryd\n" in shown
+    assert " The instance users-1 of the service users is\n" in shown
+    assert "@" not in shown
+
+
+def test_the_last_words_are_of_the_unit_however_quickly_it_goes(box: Box) -> None:
+    for _ in range(10):
+        invocation = box.property("InvocationID")
+        box.shell("systemctl restart registryd; journalctl --sync")
+        shown = box.shell(f"journalctl -u registryd _SYSTEMD_INVOCATION_ID={invocation} -o cat --no-pager")
+        assert shown.splitlines()[-2:] == ["SIGTERM: stopping after 0 requests under way", "stopped"]
+
+
+def test_last_words_are_of_the_unit_when_the_journal_is_late(box: Box) -> None:
+    invocation = box.property("InvocationID")
+    journald = box.property("MainPID", "systemd-journald")
+    pid = box.property("MainPID")
+    # journald forgets of which unit a process is that it has not read from for 5 s: then it has to look.
+    box.shell("timeout 20 bash -c 'until [ $SECONDS -ge 7 ]; do sleep 0.1; done'")
+    box.shell(
+        f"kill -STOP {journald}; kill -TERM {pid}; "
+        "timeout 20 bash -c 'while curl -fs -o /dev/null localhost:8006/livez; do sleep 0.05; done'; "
+        f"kill -CONT {journald}; timeout 20 bash -c 'while test -d /proc/{pid}; do sleep 0.05; done'; journalctl --sync"
+    )
+
+    shown = box.shell(f"journalctl -u registryd _SYSTEMD_INVOCATION_ID={invocation} -o cat --no-pager")
+    assert shown.splitlines()[-1] == "stopped"
+
+
+def test_a_journal_that_hangs_holds_nobody_up(box: Box) -> None:
+    journald = box.property("MainPID", "systemd-journald")
+    box.shell(
+        f"kill -STOP {journald}; trap 'kill -CONT {journald}' EXIT; "
+        "for n in $(seq 400); do curl -fsS -m 5 -o /dev/null localhost:8006/register -d "
+        """'{"service_name": "users", "base_url": "http://10.0.0.5:8000"}'; done"""
+    )
+
+    assert fetch(box, "/services/users")["count"] == 400
+    assert found(box, "REGISTRYD_EVENT=registered")
 
 
 def test_stop_is_in_order(box: Box) -> None:

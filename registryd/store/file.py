@@ -1,0 +1,262 @@
+"""The file in which SQLite keeps what must outlive the process: the instances, what is remembered of those that are
+gone, and a number above every index that was ever handed out. Synchronous; who must not wait has a thread for it.
+
+What is written is written in one transaction, and is on the disk when `write` returns (WAL, synchronous=FULL). While it
+is open nobody else can open it.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from registryd.core.model import Change, Kept, KeptGone, Override
+from registryd.core.past import REMEMBERED_INSTANCES, REMEMBERED_SECONDS
+
+logger = logging.getLogger(__name__)
+
+NAME = "registryd.db"
+#: What marks the file as ours (PRAGMA application_id: "rgyd"), and which form of it this is.
+APPLICATION = 0x72677964
+FORMAT = 1
+#: Numbers that are put aside with each write: changes that time brings are numbered before they are written.
+RESERVED = 1_000_000
+#: Seconds to wait for whoever has the file open, who may be about to end.
+PATIENCE = 1.0
+
+# The rows of the first two tables stand in the order in which they came, by their rowid.
+_SCHEMA = """
+CREATE TABLE instances (instance_id TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE TABLE gone (instance_id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL, generation INTEGER NOT NULL, override TEXT);
+CREATE TABLE registry (next_index INTEGER NOT NULL, last_index INTEGER);
+INSERT INTO registry VALUES (1, NULL);
+"""
+
+
+class CannotUseState(Exception):
+    """The state cannot be used; the text is one line that says why and what to do."""
+
+
+class Damaged(Exception):
+    """What is in the file cannot be read."""
+
+
+class Contents(NamedTuple):
+    """What is in the file."""
+
+    #: In order of registration.
+    instances: list[Kept]
+    #: In the order in which they went.
+    gone: list[KeptGone]
+    #: Every index ever handed out is below this one.
+    next_index: int
+    #: The last one, where the former life has ended in order.
+    last_index: int | None
+
+
+class StateFile:
+    """The file in `folder`. Used by one thread at a time."""
+
+    def __init__(self, folder: Path, wall: Callable[[], float] = time.time) -> None:
+        self.path = folder / NAME
+        self._wall = wall
+        self._db: sqlite3.Connection | None = None
+        #: Which file it is: whoever puts another in its place has not told us.
+        self._identity = (0, 0)
+
+    def open(self) -> None:
+        """Opens the file, or makes a new one. Raises CannotUseState, Damaged."""
+        if not self.path.parent.is_dir():
+            raise CannotUseState(f"there is no directory {self.path.parent}; make it, or set --state-dir")
+        try:
+            self._connect("rwc")
+            if self._is_empty():
+                self._make()
+            self._check_form()
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            raise self._explained(error) from error
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def load(self) -> Contents:
+        """All that is in it. Raises Damaged."""
+        db = self._opened()
+        decode, decode_override = msgspec.json.Decoder(Kept).decode, msgspec.json.Decoder(Override | None).decode
+        try:
+            faults = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if faults != "ok":
+                raise Damaged(faults)
+            (next_index, last_index) = db.execute("SELECT next_index, last_index FROM registry").fetchone()
+            instances = [decode(record) for (record,) in db.execute("SELECT record FROM instances ORDER BY rowid")]
+            rows = db.execute("SELECT instance_id, at, generation, override FROM gone ORDER BY rowid")
+            gone = [KeptGone(name, at, life, decode_override(laid or "null")) for name, at, life, laid in rows]
+        except (sqlite3.Error, msgspec.MsgspecError, TypeError, UnicodeError) as error:
+            raise Damaged(str(error)) from error
+        return Contents(instances, gone, next_index, last_index)
+
+    def write(self, changes: Sequence[Change], index: int, last_index: int | None = None) -> None:
+        """Keeps changes, all of them or none. `index` is the last that was handed out, `last_index` the same where
+        there will be no more. Raises sqlite3.Error, OSError."""
+        try:
+            if self._db is None:
+                self._connect("rw")
+            self._check_identity()
+            db = self._opened()
+            db.execute("BEGIN IMMEDIATE")
+            goes = [self._apply(db, change) for change in changes]
+            if any(goes):
+                self._forget(db)
+            next_index = index + (RESERVED if last_index is None else 1)
+            db.execute("UPDATE registry SET next_index = max(next_index, ?), last_index = ?", (next_index, last_index))
+            db.execute("COMMIT")
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._disconnect()
+
+    def set_aside(self) -> Path:
+        """Puts a damaged file, with all that belongs to it, under another name; gives that back. Raises OSError."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._wall()))
+        for number in itertools.count():
+            aside = self.path.with_name(f"{NAME}.damaged-{stamp}" + (f"-{number}" if number else ""))
+            if not aside.exists():
+                break
+        for suffix in ("-wal", "-shm", ""):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")  # noqa: PTH104 - these are no paths but names
+        return aside
+
+    def _opened(self) -> sqlite3.Connection:
+        assert self._db is not None, "it is open"
+        return self._db
+
+    def _connect(self, mode: str) -> None:
+        self._db = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False,
+        )  # fmt: skip
+        # Nobody else is to write, and then WAL needs no file in shared memory, which a full disk has no room for.
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA temp_store = MEMORY")
+        self._identity = self._identify()
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+
+    def _identify(self) -> tuple[int, int]:
+        stat = self.path.stat()
+        return stat.st_dev, stat.st_ino
+
+    def _check_identity(self) -> None:
+        if self._identify() != self._identity:
+            raise FileNotFoundError(f"{self.path} has been taken away, or another put in its place")
+
+    def _is_empty(self) -> bool:
+        """Whether it is new, or was killed before it had its form."""
+        return not self._opened().execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+    def _make(self) -> None:
+        marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
+        self._opened().executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
+        # A file that is new is not there for good before its folder says so.
+        descriptor = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _check_form(self) -> None:
+        (application,) = self._opened().execute("PRAGMA application_id").fetchone()
+        (form,) = self._opened().execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION:
+            raise CannotUseState(f"{self.path} is not a file of registryd; move it away, or set --state-dir")
+        if form > FORMAT:
+            raise CannotUseState(
+                f"{self.path} was written by a newer registryd (form {form}; this one knows {FORMAT}); install that "
+                "again, or set --state-dir"
+            )
+
+    def _explained(self, error: sqlite3.Error | OSError) -> Exception:
+        """What to raise when the file cannot be opened."""
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return CannotUseState(f"{self.path} is in use by another registryd; stop that one, or set --state-dir")
+        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            return Damaged(str(error))
+        return CannotUseState(
+            f"cannot use {self.path}: {error}; see that this user may write to it, or set --state-dir"
+        )
+
+    def _apply(self, db: sqlite3.Connection, change: Change) -> bool:
+        """Does what a change has done; gives back whether the instance goes. A change of another life than the one that
+        is there does nothing: a takeover can overtake the end of its predecessor."""
+        instance = change.instance
+        key = (instance.instance_id, instance.generation)
+        if change.kind == "registered":
+            db.execute(
+                "INSERT INTO instances VALUES (?, ?, ?) ON CONFLICT (instance_id) "
+                "DO UPDATE SET generation = excluded.generation, record = excluded.record",
+                (*key, _record(change)),
+            )
+            db.execute("DELETE FROM gone WHERE instance_id = ?", key[:1])
+        elif change.kind == "updated":
+            db.execute(
+                "UPDATE instances SET record = ? WHERE instance_id = ? AND generation = ?", (_record(change), *key)
+            )
+        elif db.execute("DELETE FROM instances WHERE instance_id = ? AND generation = ?", key).rowcount:
+            override = None if change.override is None else _json(_timeless(change.override))
+            db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?)", (key[0], change.at, key[1], override))
+            return True
+        return False
+
+    def _forget(self, db: sqlite3.Connection) -> None:
+        """Forgets who has been gone for too long, and the longest gone where there are too many."""
+        since = int(self._wall() - REMEMBERED_SECONDS)
+        db.execute(
+            "DELETE FROM gone WHERE rowid < (SELECT rowid FROM gone WHERE at > ? ORDER BY rowid LIMIT 1)", (since,)
+        )
+        db.execute("DELETE FROM gone WHERE rowid <= (SELECT max(rowid) FROM gone) - ?", (REMEMBERED_INSTANCES,))
+
+
+def _record(change: Change) -> str:
+    override = None if change.override is None else _timeless(change.override)
+    return _json(Kept(change.instance, change.last_heartbeat, override))
+
+
+def _timeless(override: Override) -> Override:
+    """Without what is on the lease clock of this life."""
+    return msgspec.structs.replace(override, ends_at=None)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[StateFile]:
+    """The file in a folder, for someone who wants a look at it. Raises CannotUseState, Damaged."""
+    file = StateFile(folder)
+    if not file.path.exists():
+        raise CannotUseState(f"there is no {file.path}; set --state-dir")
+    file.open()
+    try:
+        yield file
+    finally:
+        file.close()

@@ -1,0 +1,207 @@
+"""The store on the disk: what it does while the disk is slow, and when it fails."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import ExpectLog
+from support import FIRST_INDEX, NOW, WALL, ManualClock, a_registration, new_state, up
+
+from registryd.core.errors import StoreUnavailable
+from registryd.core.limits import Limits
+from registryd.core.model import Change, Deregister, Kept
+from registryd.core.state import State
+from registryd.feed import Feed
+from registryd.registry import Registry
+from registryd.store import sqlite as sqlite_module
+from registryd.store.file import StateFile
+from registryd.store.sqlite import SqliteStore, recover
+
+
+class SlowFile(StateFile):
+    """A file on a disk that can be held up, and can fail."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.free = threading.Event()
+        self.free.set()
+        self.failure: Exception | None = None
+        self.writes: list[int] = []
+
+    def write(self, changes: Sequence[Change], index: int, last_index: int | None = None) -> None:
+        assert self.free.wait(20)
+        if self.failure is not None:
+            raise self.failure
+        self.writes.append(len(changes))
+        super().write(changes, index, last_index)
+
+
+class House:
+    """A registry over such a file."""
+
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+        self.clock = ManualClock()
+        self.file = SlowFile(folder)
+        former = recover(self.file)
+        self.state = State(default_ttl=30.0, limits=limits or Limits())
+        self.state.restore(former.contents.instances, former.contents.gone, self.clock.now(), self.clock.wall())
+        self.store = SqliteStore(self.file, FIRST_INDEX)
+        self.feed = Feed(FIRST_INDEX)
+        self.registry = Registry(self.state, self.store, self.feed, self.clock)
+
+    def held(self) -> list[str]:
+        return [lease.instance.instance_id for lease in up(self.registry, "users")]
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_reads_and_heartbeats_do_not_wait_for_the_disk(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    await house.registry.register(a_registration())
+    house.file.free.clear()
+    waiting = asyncio.ensure_future(house.registry.register(a_registration(instance_id="i2")))
+    await settled()
+
+    assert house.held() == ["i1"], "what is not kept yet is not listed"
+    assert house.registry.renew("i1").expires_at == house.clock.now() + 30
+    house.clock.advance(31)
+    assert house.held() == [], "an expiry waits for nobody"
+    house.file.free.set()
+    await waiting
+    assert house.held() == ["i2"]
+    await house.store.close()
+    assert House(tmp_path).held() == ["i2"]
+
+
+async def test_those_who_ask_meanwhile_share_one_write(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.file.free.clear()
+    asked = [asyncio.ensure_future(house.registry.register(a_registration(instance_id=f"i{n}"))) for n in range(100)]
+    await settled()
+    house.file.free.set()
+    await asyncio.gather(*asked)
+
+    assert house.file.writes == [1, 99]
+    assert len(house.held()) == 100
+    await house.store.close()
+
+
+async def test_decisions_that_depend_on_each_other_are_taken_one_after_the_other(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.file.free.clear()
+    first = asyncio.ensure_future(house.registry.register(a_registration(instance_id="x")))
+    await settled()
+    again = [asyncio.ensure_future(house.registry.register(a_registration())) for _ in range(3)]
+    gone = asyncio.ensure_future(house.registry.deregister(Deregister("i1")))
+    house.file.free.set()
+    await first
+    leases = await asyncio.gather(*again)
+    await gone
+
+    assert [lease.instance.generation for lease in leases] == [1, 2, 3]
+    assert house.held() == ["x"]
+    await house.store.close()
+
+
+async def test_the_last_room_is_given_once(tmp_path: Path) -> None:
+    house = House(tmp_path, Limits(instances=3))
+    house.file.free.clear()
+    asked = [asyncio.ensure_future(house.registry.register(a_registration(instance_id=f"i{n}"))) for n in range(5)]
+    await settled()
+    house.file.free.set()
+    given = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [isinstance(one, Exception) for one in given] == [False] * 3 + [True] * 2
+    await house.store.close()
+
+
+async def test_one_who_gives_up_does_not_take_the_others_with_him(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.file.free.clear()
+    asked = [asyncio.ensure_future(house.registry.register(a_registration(instance_id=f"i{n}"))) for n in range(3)]
+    await settled()
+    asked[0].cancel()
+    asked[1].cancel()
+    await settled()
+    house.file.free.set()
+    await asked[2]
+
+    assert "i2" in house.held()
+    await house.store.close()
+
+
+async def test_a_failing_disk_refuses_changes_and_recovers_by_itself(
+    tmp_path: Path, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "RETRY", 0.01)
+    house = House(tmp_path)
+    await house.registry.register(a_registration())
+    await house.registry.register(a_registration(instance_id="i2", ttl=5.0))
+    house.file.failure = sqlite3.OperationalError("database or disk is full")
+    with expect_log("cannot write to .*: database or disk is full"):
+        with pytest.raises(StoreUnavailable):
+            await house.registry.register(a_registration(instance_id="i3"))
+        with pytest.raises(StoreUnavailable):
+            await house.registry.deregister(Deregister("i1"))
+    assert house.store.trouble == "store_unavailable"
+    house.clock.advance(6)
+    assert house.held() == ["i1"], "time goes on"
+    house.registry.renew("i1")
+
+    house.file.failure = None
+    with expect_log("can be written to again"):
+        async with asyncio.timeout(20):
+            while house.store.trouble:
+                await asyncio.sleep(0)
+    await house.registry.register(a_registration(instance_id="i3"))
+    await house.store.close()
+    assert House(tmp_path).held() == ["i1", "i3"], "and what has ended meanwhile has ended for good"
+
+
+async def test_what_cannot_be_written_at_the_end_is_said(tmp_path: Path, expect_log: ExpectLog) -> None:
+    house = House(tmp_path)
+    house.file.failure = OSError("gone")
+    with expect_log("cannot write the last of the state to"):
+        await house.store.close()
+
+
+async def test_a_disk_that_hangs_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(tmp_path)
+    monkeypatch.setattr(sqlite_module, "SLOW", -1.0)
+    house.file.free.clear()
+    house.store.probe()
+    assert house.store.trouble == "store_slow"
+    house.file.free.set()
+    await house.store.close()
+
+
+async def test_a_damaged_file_is_set_aside_and_never_deleted(tmp_path: Path, expect_log: ExpectLog) -> None:
+    (tmp_path / "registryd.db").write_bytes(b"this is no database" * 100)
+    with expect_log("cannot be read: .*; it is kept as .*registryd.db.damaged-"):
+        former = recover(StateFile(tmp_path))
+
+    assert former.is_lost
+    (aside,) = tmp_path.glob("*.damaged-*")
+    assert aside.read_bytes() == b"this is no database" * 100
+
+
+def test_a_restored_lease_begins_anew_and_says_so_until_its_next_heartbeat() -> None:
+    first = new_state()
+    changes = first.decide(a_registration(), NOW, WALL)
+    first.commit(changes, NOW, WALL)
+    (change,) = changes
+    second = new_state()
+    second.restore([Kept(change.instance, change.last_heartbeat)], [], NOW, WALL + 5)
+    lease = second.lease("i1")
+
+    assert (lease.expires_at, lease.last_heartbeat, lease.is_restored) == (NOW + 30, WALL, True)
+    assert (second.restored_count(), lease.handed_out_at) == (1, WALL + 5)
+    second.renew(lease, NOW + 1, WALL)
+    assert (second.restored_count(), lease.is_restored) == (0, False)
+    second.check()
