@@ -1,6 +1,7 @@
 """A box: a real systemd with a real journal, as PID 1 of namespaces of its own, over a throw-away layer on /."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,8 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._holder: subprocess.Popen[str] | None = None
+        #: What `changed` gave before registryd was installed.
+        self.changed_before_installing: set[str] = set()
 
     @staticmethod
     def why_not() -> str:
@@ -64,6 +67,18 @@ class Box:
         self.run("journalctl", "--sync")
         lines = self.run("journalctl", "-o", "json", "--no-pager", f"_SYSTEMD_INVOCATION_ID={invocation}").stdout
         return [json.loads(line) for line in lines.splitlines()]
+
+    def changed(self) -> set[str]:
+        """What files of / the box has made (their path), or taken away (the same with a minus in front)."""
+        found = set()
+        upper = self.folder / "upper"
+        for path in upper.rglob("*"):
+            name = f"/{path.relative_to(upper)}"
+            if path.is_char_device():  # so the layer says that what is below it is gone
+                found.add(f"-{name}")
+            elif not os.path.lexists(name):
+                found.add(name)
+        return found
 
     def property(self, name: str, unit: str = "registryd") -> str:
         """A property of a unit, as systemd shows it."""

@@ -25,19 +25,25 @@ def installed() -> Iterator[Box]:
     try:
         box.prepare()
         source = checkout(folder / "upper/srv/registryd")
-        wheels = folder / "upper/srv/wheels"
-        pip = f"{folder}/venv/bin/pip"
-        for command in (
-            [str(PYTHON), "-m", "venv", f"{folder}/venv"],
-            [pip, "install", "-q", "wheel"],
-            [pip, "wheel", "-q", "-w", str(wheels), ".[speed]", "setuptools", "wheel"],
-        ):
-            subprocess.run(command, cwd=source, check=True)
-        for built in wheels.glob("registryd-*"):  # it is to be built in the box
-            built.unlink()
+        subprocess.run(
+            ["bash", "-ec", block("Under systemd", "sh", 1)], cwd=source, check=True,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        )  # fmt: skip
         box.boot()
-        commands = block("Under systemd", "sh")
-        box.shell(f"cd /srv/registryd\nexport PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/wheels\n{commands}")
+        box.changed_before_installing = box.changed()
+        box.shell(f"cd /srv/registryd; {block('Under systemd', 'sh', 2)}")
         yield box
     finally:
         box.end()
+
+
+@pytest.fixture
+def box(installed: Box) -> Box:
+    """The box, with registryd just started: no state, and its settings as they are shipped."""
+    installed.shell(
+        "rm -rf /run/systemd/system/registryd.*.d; install -m 644 /srv/registryd/systemd/registryd.default "
+        "/etc/default/registryd; systemctl daemon-reload; systemctl stop registryd.socket registryd.service; "
+        "rm -rf /var/lib/private/registryd/*; systemctl reset-failed registryd.socket registryd.service; "
+        "systemctl start registryd"
+    )
+    return installed
