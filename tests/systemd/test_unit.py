@@ -13,7 +13,7 @@ from registryd.logs.events import MESSAGE_IDS
 
 pytestmark = [pytest.mark.systemd, pytest.mark.e2e]
 
-UNIT = "/usr/local/lib/systemd/system/registryd.service"
+UNITS = [f"/usr/local/lib/systemd/system/registryd.{kind}" for kind in ("service", "socket")]
 REGISTER = (
     "curl -s localhost:8006/register -d "
     """'{"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "users-1"}'"""
@@ -24,11 +24,11 @@ def fetch(box: Box, path: str) -> Any:
     return json.loads(box.run("curl", "-s", f"localhost:8006{path}").stdout)
 
 
-def drop_in(box: Box, text: str) -> None:
+def drop_in(box: Box, text: str, unit: str = "registryd.service") -> None:
     box.shell(
-        f"mkdir -p /run/systemd/system/registryd.service.d\n"
-        f"printf '{text}' > /run/systemd/system/registryd.service.d/test.conf\n"
-        "systemctl daemon-reload; systemctl restart registryd"
+        f"mkdir -p /run/systemd/system/{unit}.d\n"
+        f"printf '{text}' > /run/systemd/system/{unit}.d/test.conf\n"
+        f"systemctl daemon-reload; systemctl restart {unit} registryd"
     )
 
 
@@ -41,7 +41,7 @@ def wait_for_restart(box: Box, pid: str) -> None:
 
 
 def test_the_unit_has_nothing_that_systemd_does_not_know(box: Box) -> None:
-    ran = box.run("systemd-analyze", "verify", "--man=no", UNIT, check=False)
+    ran = box.run("systemd-analyze", "verify", "--man=no", *UNITS, check=False)
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
@@ -50,6 +50,44 @@ def test_the_sandbox_is_tight(box: Box) -> None:
     ran = box.run("systemd-analyze", "security", "--threshold=12", "--no-pager", "registryd.service", check=False)
 
     assert ran.returncode == 0, ran.stdout
+
+
+def test_there_is_nothing_to_write_to_but_its_state(box: Box) -> None:
+    pid = box.property("MainPID")
+    user = box.shell(f"stat -c %u /proc/{pid}").strip()
+    # As the service sees it: in its mount namespace, as its user. What is in /proc is the process itself.
+    seen = box.run(
+        "nsenter", "-t", pid, "-m", "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
+        "find", "/", "-path", "/proc", "-prune", "-o", "(", "-type", "f", "-o", "-type", "d", ")", "-writable",
+        check=False,  # there is much that it may not even look at
+    ).stdout.splitlines()  # fmt: skip
+
+    assert seen
+    assert [path for path in seen if not re.match(r"/var/lib/private/registryd(/|$)", path)] == []
+
+
+def test_it_asks_for_no_system_call_that_is_denied_but_io_uring(box: Box) -> None:
+    """Else it would be killed here."""
+    drop_in(box, "[Service]\\nSystemCallErrorNumber=kill\\nSystemCallFilter=@aio\\n")
+    box.shell(
+        f"{REGISTER}\ncurl -sS localhost:8006/heartbeat/users-1 -X POST\n"
+        "curl -sS localhost:8006/openapi.json -o /dev/null\n"
+        "curl -sS 'localhost:8006/services/users?min=2&wait=100ms'; curl -sSN localhost:8006/watch -m 0.3 || true\n"
+        "curl -sS localhost:8006/register -d '{'; systemctl restart registryd\n"
+        "curl -fsS localhost:8006/instances/users-1; curl -sS -X DELETE localhost:8006/deregister/users-1\n"
+        "systemctl stop registryd"
+    )
+
+    assert (box.property("Result"), box.property("NRestarts")) == ("success", "0")
+
+
+def test_it_has_no_network_but_its_sockets(box: Box) -> None:
+    pid = box.property("MainPID")
+
+    assert box.shell(f"nsenter -t {pid} -n ip -o link").count("\n") == 1, "its own loopback, with nobody on it"
+    assert box.shell(f"nsenter -t {pid} -n ss -Htuln") == ""
+    assert box.shell(f"readlink /proc/{pid}/ns/net") != box.shell("readlink /proc/1/ns/net")
+    assert "http://127.0.0.1:8006" in box.property("StatusText")
 
 
 def test_start_returns_when_it_serves(box: Box) -> None:
@@ -75,7 +113,9 @@ def test_the_journal_reads_as_the_readme_shows(box: Box) -> None:
     (step,) = steps(block("Under systemd", "console"))
     box.run("journalctl", "--sync")
     since = box.property("InactiveExitTimestamp").split(maxsplit=1)[1]
-    seen = box.shell(f"{step.command} --no-pager --since '{since.rpartition(' ')[0]}' | tail -n 4")
+    seen = box.shell(
+        f"{step.command} --no-pager --since '{since.rpartition(' ')[0]}' | tail -n {step.output.count(chr(10))}"
+    )
 
     # systemd's lines and ours come to the journal by two ways, whose order is not certain.
     assert sorted(without_chance(seen).splitlines()) == sorted(without_chance(step.output).splitlines())
@@ -85,8 +125,8 @@ def test_lines_have_their_priority_in_the_journal(box: Box) -> None:
     box.shell(REGISTER)
     own = [entry for entry in box.journal() if entry["_COMM"] == "registryd"]
 
-    assert [entry["PRIORITY"] for entry in own] == ["6", "6"]
-    assert own[1]["MESSAGE"].startswith("registered service=users instance=users-1 url=http://10.0.0.5:8000 ")
+    assert [entry["PRIORITY"] for entry in own] == ["6", "6", "6"]
+    assert own[2]["MESSAGE"].startswith("registered service=users instance=users-1 url=http://10.0.0.5:8000 ")
 
 
 def found(box: Box, *matches: str) -> list[dict[str, Any]]:
@@ -146,7 +186,7 @@ def test_last_words_are_of_the_unit_when_the_journal_is_late(box: Box) -> None:
     box.shell("timeout 20 bash -c 'until [ $SECONDS -ge 7 ]; do sleep 0.1; done'")
     box.shell(
         f"kill -STOP {journald}; kill -TERM {pid}; "
-        "timeout 20 bash -c 'while curl -fs -o /dev/null localhost:8006/livez; do sleep 0.05; done'; "
+        "timeout 20 bash -c 'until systemctl show registryd | grep -q ^ActiveState=deact; do sleep 0.05; done'; "
         f"kill -CONT {journald}; timeout 20 bash -c 'while test -d /proc/{pid}; do sleep 0.05; done'; journalctl --sync"
     )
 
@@ -171,6 +211,22 @@ def test_stop_is_in_order(box: Box) -> None:
 
     assert (box.property("Result"), box.property("ExecMainStatus")) == ("success", "0")
     assert box.run("systemctl", "is-active", "registryd", check=False).stdout == "inactive\n"
+
+
+def test_a_client_starts_it_again_until_the_socket_is_stopped_which_stops_both(box: Box) -> None:
+    box.shell("systemctl stop registryd; curl -fsS localhost:8006/readyz")
+    assert box.property("ActiveState") == "active"
+
+    box.shell("systemctl stop registryd.socket")
+    assert box.property("ActiveState") == "inactive"
+    assert box.run("curl", "-sS", "localhost:8006/readyz", check=False).returncode == 7, "refused"
+
+
+def test_the_address_is_changed_in_the_socket(box: Box) -> None:
+    drop_in(box, "[Socket]\\nListenStream=\\nListenStream=127.0.0.1:80\\n", "registryd.socket")
+
+    assert box.run("curl", "-sS", "localhost:80/livez").stdout == "ok\n"
+    assert box.property("StatusText") == "Serving http://127.0.0.1:80"
 
 
 def test_a_killed_daemon_comes_back(box: Box) -> None:
@@ -227,3 +283,14 @@ def test_a_bad_setting_fails_the_start_with_its_line_and_is_not_retried(box: Box
     assert box.property("NRestarts") == "0"
     messages = [entry["MESSAGE"] for entry in box.journal() if entry["PRIORITY"] == "2"]
     assert messages == ["registryd: HEARTBEAT_TIMEOUT: 'soon' cannot be used; give a number of seconds from 1 to 86400"]
+
+
+def test_a_bad_setting_does_not_spin_though_clients_knock_and_is_mended_by_a_restart(box: Box) -> None:
+    box.shell("echo HEARTBEAT_TIMEOUT=soon >> /etc/default/registryd; systemctl stop registryd")
+    # They knock until they are refused (7), as the socket has had enough.
+    box.shell("timeout 60 bash -c 'until curl -s -m 50 -o /dev/null localhost:8006/livez; [ $? = 7 ]; do :; done'")
+
+    assert box.property("Result", "registryd.socket") == "trigger-limit-hit"
+    assert box.property("ActiveState") == "failed"
+
+    box.shell("sed -i '$d' /etc/default/registryd; systemctl restart registryd; curl -fsS localhost:8006/livez")
