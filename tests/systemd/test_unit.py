@@ -58,7 +58,8 @@ def test_there_is_nothing_to_write_to_but_its_state(box: Box) -> None:
     # As the service sees it: in its mount namespace, as its user. What is in /proc is the process itself.
     seen = box.run(
         "nsenter", "-t", pid, "-m", "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
-        "find", "/", "-path", "/proc", "-prune", "-o", "(", "-type", "f", "-o", "-type", "d", ")", "-writable",
+        "find", "/", "-path", "/proc", "-prune", "-o", "(", "-type", "f", "-o", "-type", "d", ")",
+        "-writable", "-print",
         check=False,  # there is much that it may not even look at
     ).stdout.splitlines()  # fmt: skip
 
