@@ -35,6 +35,7 @@ def test_no_block_is_left_out() -> None:
         ("The client", "sh"),
         ("The client", "python"),
         ("Under systemd", "sh"),  # tests/systemd/
+        ("Under systemd", "sh"),  # tests/systemd/conftest.py does the same in other folders
         ("Under systemd", "console"),
         ("Under systemd", "sh"),  # tests/systemd/
         ("How fast, how much", "sh"),  # tests/bench/test_bench.py

@@ -10,6 +10,12 @@ import pytest
 from box import Box
 from readme import block, checkout
 
+#: Every file of the box, but for what the kernel shows, what is gone after a boot, what the tests bring, and what
+#: systemd writes for itself: the journal, its random seed and the times of timers.
+LIST_FILES = """#!/bin/sh
+find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /dev -o -path /srv -o -path /var/log \\
+    -o -path /var/tmp -o -path /var/lib/systemd \\) -prune -o -print | sort
+"""
 PYTHON = Path("/usr/bin/python3")  # the system's own: in the box nothing else is sure to be readable
 
 
@@ -36,8 +42,12 @@ def installed() -> Iterator[Box]:
         for built in wheels.glob("registryd-*"):  # it is to be built in the box
             built.unlink()
         box.boot()
-        commands = block("Under systemd", "sh")
-        box.shell(f"cd /srv/registryd\nexport PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/wheels\n{commands}")
+        box.shell(
+            f"cat > /srv/list-files <<'END'\n{LIST_FILES}END\n"
+            "chmod +x /srv/list-files; /srv/list-files > /srv/files-before"
+        )
+        # As the README has it for a host with a network, and with what it has for one without.
+        box.shell(f"cd /srv/registryd\n{block('Under systemd', 'sh').strip()} --wheels /srv/wheels")
         yield box
     finally:
         box.end()
