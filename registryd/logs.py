@@ -92,7 +92,14 @@ class ChangeLog:
 
     def __init__(self, handler: LineHandler, level: str) -> None:
         self._handler = handler
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """Has the whole log written from this level on."""
         self._least = logging.getLevelName(level.upper())
+        logging.getLogger().setLevel(self._least)
+        # A reader who sends nonsense gets an answer; our log need not keep it, unless someone is looking for it.
+        logging.getLogger("tornado.general").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
     def note(self, change: Change) -> None:
         """Writes the line for a change."""
@@ -114,9 +121,7 @@ def set_up(level: str, environ: Mapping[str, str], stream: TextIO) -> ChangeLog:
     logging._srcfile = None  # noqa: SLF001 - the manual's own way
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = LineHandler(stream, LineFormatter(journal=is_journal(stream.fileno(), environ)))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # A reader who sends nonsense gets an answer; our log need not keep it, unless someone is looking for it.
-    logging.getLogger("tornado.general").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.basicConfig(handlers=[handler], force=True)
     return ChangeLog(handler, level)
 
 

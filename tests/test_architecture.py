@@ -19,15 +19,16 @@ ALLOWED: dict[str, set[str]] = {
     "sweeper": {"registry", "clock"},
     "systemd": set(),
     "listeners": set(),
+    "control": set(),
     "logs": {"core", "systemd"},
     "config": {"core", "registryd"},
     "api": {"core", "registry", "feed", "api", "registryd"},
     "front": set(),
     "server": {
         "core", "store", "clock", "feed", "registry", "sweeper", "systemd", "listeners", "logs", "config", "api",
-        "front", "registryd",
+        "front", "control", "registryd",
     },
-    "cli": {"server", "config", "listeners", "logs"},
+    "cli": {"server", "config", "control", "listeners", "logs"},
     "__main__": {"cli"},
     "client": {"core"},
 }  # fmt: skip

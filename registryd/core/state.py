@@ -41,8 +41,9 @@ class State:
     """All instances, by service and by id. `now` is the lease clock in seconds, `wall` whole seconds since 1970."""
 
     def __init__(self, *, default_ttl: float, limits: Limits) -> None:
-        self._default_ttl = default_ttl
-        self._limits = limits
+        #: What holds for registrations from now on.
+        self.default_ttl = default_ttl
+        self.limits = limits
         #: Each lease by instance id; the truth about who is alive.
         self._leases = Leases()
         #: The same leases by service.
@@ -148,7 +149,7 @@ class State:
             base_url=command.base_url,
             registered_at=wall,
             status=command.status or "up",
-            ttl=self._default_ttl if command.ttl is None else command.ttl,
+            ttl=self.default_ttl if command.ttl is None else command.ttl,
             metadata=command.metadata or _NO_METADATA,
             tags=command.tags or (),
             version=command.version or "",
@@ -177,7 +178,7 @@ class State:
 
     def _check_room(self, service_name: str, taken_over: Lease | None) -> None:
         """Raises LimitReached where a registration would be one too many."""
-        limits = self._limits
+        limits = self.limits
         if taken_over is None and len(self._leases) >= limits.instances:
             raise LimitReached(
                 f"the registry is full: it holds {limits.instances} instances ({flag_of('instances')}); "

@@ -45,7 +45,7 @@ def test_the_start_line_names_the_real_address(daemon: RunningDaemon) -> None:
 def test_it_serves_on_sockets_that_are_handed_over(start_daemon: StartDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
-        daemon = start_daemon(handed={"http": one.fileno()})
+        daemon = start_daemon(handed=[("http", one.fileno())])
         assert daemon.url == f"http://127.0.0.1:{port}"
         assert daemon.fetch("/livez").status == 200
         daemon.signal(signal.SIGTERM)
@@ -53,14 +53,14 @@ def test_it_serves_on_sockets_that_are_handed_over(start_daemon: StartDaemon) ->
 
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as early:
             early.sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
-            start_daemon(handed={"http": one.fileno()})
+            start_daemon(handed=[("http", one.fileno())])
             assert early.recv(4096).startswith(b"HTTP/1.1 200 "), "who comes while it is not there waits"
 
 
 def test_a_socket_that_nobody_knows_stops_the_start() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as sock,
-        Process([sys.executable, "-m", "registryd"], handed={"dns": sock.fileno()}) as process,
+        Process([sys.executable, "-m", "registryd"], handed=[("dns", sock.fileno())]) as process,
     ):
         assert process.wait() == 2
     assert re.fullmatch("registryd: .* a socket named 'dns', which .*; give it FileDescriptorName=http", process.output)
