@@ -332,8 +332,6 @@ def test_closed_standard_error_is_no_reason_not_to_serve(start_daemon: StartDaem
         assert process.wait() == 2
 
 
-
-
 def test_what_aborts_it_leaves_in_the_log_where_it_was(daemon: RunningDaemon) -> None:
     daemon.signal(signal.SIGABRT)
 
@@ -347,6 +345,8 @@ def test_the_status_says_how_it_goes(daemon: RunningDaemon) -> None:
     daemon.register()
 
     daemon.manager.wait_for(f"STATUS={daemon.url}: 1 instance of 1 service, 0 watchers, 0 heartbeats/s")
+
+
 def test_a_flood_of_nonsense_is_not_logged(daemon: RunningDaemon) -> None:
     for junk in (
         b"nonsense\r\n\r\n",

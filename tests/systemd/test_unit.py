@@ -67,7 +67,7 @@ def test_start_returns_when_it_serves(box: Box) -> None:
     box.shell("systemctl stop registryd; systemctl start registryd; curl -fsS localhost:8006/readyz")
 
     assert box.property("Type") == "notify"
-    assert box.property("StatusText").startswith("Serving http://127.0.0.1:8006")
+    assert box.property("StatusText").startswith("http://127.0.0.1:8006: 0 instances of 0 services, ")
     assert box.run("systemctl", "is-enabled", "registryd").stdout == "enabled\n"
 
 
@@ -207,6 +207,39 @@ def test_stopping_the_socket_stops_both(box: Box) -> None:
     assert box.run("systemctl", "is-active", "registryd", "registryd.socket", check=False).stdout == "inactive\n" * 2
 
 
+KEEP_ASKING = """
+import http.client, pathlib
+connection = http.client.HTTPConnection("127.0.0.1", 8006, timeout=20)
+enough, asked, sock = pathlib.Path("/run/enough"), 0, None
+while not enough.exists():
+    connection.request("GET", "/services/users")
+    answer = connection.getresponse()
+    assert answer.status == 200 and b"users-1" in answer.read()
+    assert sock in (None, connection.sock), "it is one and the same connection"
+    sock, asked = connection.sock, asked + 1
+assert asked > 3
+"""
+
+
+def test_a_connection_outlives_restarts(box: Box) -> None:
+    box.shell(
+        f"{REGISTER} >/dev/null; rm -f /run/enough; cat > /run/ask.py <<'END'\n{KEEP_ASKING}END\n"
+        "/usr/bin/python3 /run/ask.py & asking=$!; "
+        "for n in 1 2 3; do systemctl restart registryd; done; touch /run/enough; wait $asking"
+    )
+
+
+def test_a_reload_tells_the_truth(box: Box) -> None:
+    pid = box.property("MainPID")
+    box.shell("echo HEARTBEAT_TIMEOUT=7.5 >> /etc/default/registryd; systemctl reload registryd")
+    assert fetch(box, "/status")["heartbeat_timeout"] == 7.5
+
+    box.shell("echo HEARTBEAT_TIMEOUT=soon >> /etc/default/registryd")
+    assert box.run("systemctl", "reload", "registryd", check=False).returncode == 1
+    assert fetch(box, "/status")["heartbeat_timeout"] == 7.5, "the old one is in force"
+    assert (box.property("MainPID"), box.property("ActiveState")) == (pid, "active")
+
+
 def test_the_watchdog_restarts_a_stuck_loop(box: Box) -> None:
     drop_in(box, "[Service]\\nWatchdogSec=1\\nRestartSec=100ms\\n")
     pid = box.property("MainPID")
@@ -252,4 +285,9 @@ def test_a_bad_setting_fails_the_start_with_its_line_and_is_not_retried(box: Box
     assert (box.property("ActiveState"), box.property("ExecMainStatus")) == ("failed", "2")
     assert box.property("NRestarts") == "0"
     messages = [entry["MESSAGE"] for entry in box.journal() if entry["PRIORITY"] == "2"]
-    assert messages == ["registryd: HEARTBEAT_TIMEOUT: 'soon' cannot be used; give a number of seconds from 1 to 86400"]
+    (message,) = messages
+    assert re.fullmatch(
+        r"registryd: /etc/default/registryd line \d+: HEARTBEAT_TIMEOUT: 'soon' cannot be used; give a number of seconds "
+        "from 1 to 86400",
+        message,
+    )
