@@ -47,9 +47,11 @@ def test_what_can_change_is_in_force_when_the_command_returns(configured: Config
     assert (status, lines) == (
         0,
         [
-            "reloaded: --heartbeat-timeout from 30 to 7.5, --cleanup-interval from 10 to 0.5, "
-            + "--log-level from info to warning, --max-body-bytes from 262144 to 200, --max-tags from 64 to 1, "
-            + "--max-instances from 2000000 to 2"
+            (
+                "reloaded: --heartbeat-timeout from 30 to 7.5, --cleanup-interval from 10 to 0.5, "
+                "--log-level from info to warning, --max-body-bytes from 262144 to 200, --max-tags from 64 to 1, "
+                "--max-instances from 2000000 to 2"
+            )
         ],
     )
     seen = daemon.fetch("/status").json
@@ -90,8 +92,10 @@ def test_a_bad_file_changes_nothing(configured: Configured) -> None:
 
     assert status == 1
     assert lines == [
-        f"registryd: reload refused, nothing has changed: {configured.path} line 2: CLEANUP_INTERVAL: 'never' "
-        + "cannot be used; give a number of seconds from 0.1 to 3600"
+        (
+            f"registryd: reload refused, nothing has changed: {configured.path} line 2: CLEANUP_INTERVAL: 'never' "
+            "cannot be used; give a number of seconds from 0.1 to 3600"
+        )
     ]
     assert configured.daemon.fetch("/status").json["heartbeat_timeout"] == 20
     configured.daemon.wait_for_line("ERROR reload refused, nothing has changed: .* line 2: CLEANUP_INTERVAL: 'never'")

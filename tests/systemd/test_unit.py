@@ -287,7 +287,7 @@ def test_a_bad_setting_fails_the_start_with_its_line_and_is_not_retried(box: Box
     messages = [entry["MESSAGE"] for entry in box.journal() if entry["PRIORITY"] == "2"]
     (message,) = messages
     assert re.fullmatch(
-        r"registryd: /etc/default/registryd line \d+: HEARTBEAT_TIMEOUT: 'soon' cannot be used; give a number of seconds "
-        "from 1 to 86400",
+        r"registryd: /etc/default/registryd line \d+: HEARTBEAT_TIMEOUT: 'soon' cannot be used; "
+        "give a number of seconds from 1 to 86400",
         message,
     )
