@@ -1,25 +1,33 @@
 """The command line: reads the settings, sets up the log, runs the server, and turns what went wrong into one line."""
 
 import asyncio
+import faulthandler
+import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from registryd import logs
-from registryd.config import BadSetting, Config, load
+from registryd import control, logs
+from registryd.config import BadSetting, Config, asked_to_reload, load
 from registryd.listeners import CannotListen
 from registryd.server import NotInstalled, Server, choose_http, loop_factory
 from registryd.store.file import CannotUseState, Damaged, opened
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the daemon until it is stopped. 0: stopped in order; 1: something was cut off; 2: could not start."""
+    """Runs the daemon until it is stopped. 0: stopped in order; 1: something was cut off; 2: could not start.
+    Or has a running one reload. 0: all settings are in force; 1: they are not."""
     if sys.stderr is None:  # closed by whoever started us, who does not want to hear anything
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of our life
+    faulthandler.enable(sys.stderr)  # what aborts us, the watchdog above all, leaves in the log where we were
+    load_again = functools.partial(load, sys.argv[1:] if argv is None else argv, os.environ)
     try:
-        config = load(sys.argv[1:] if argv is None else argv, os.environ)
+        pid = asked_to_reload(load_again.args[0])
+        if pid is not None:
+            return _reload(pid)
+        config = load_again()
     except BadSetting as error:
         return _cannot_start(str(error))
     change_log = logs.set_up(config.log_level, config.log_format, os.environ, sys.stderr)
@@ -28,15 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check_state(config.state_dir)
         http = choose_http(config.http)
         with asyncio.Runner(loop_factory=loop_factory(http)) as runner:
-            return runner.run(_serve(config, http, change_log))
+            return runner.run(_serve(config, http, change_log, load_again))
     except (CannotListen, CannotUseState, NotInstalled) as error:
         return _cannot_start(str(error), config.log_format)
     finally:
         change_log.close()
 
 
-async def _serve(config: Config, http: str, change_log: logs.ChangeLog) -> int:
-    return await Server(config, os.environ, http, change_log).run()
+async def _serve(config: Config, http: str, change_log: logs.ChangeLog, load_again: Callable[[], Config]) -> int:
+    return await Server(config, os.environ, http, change_log, load_again).run()
+
+
+def _reload(pid: int) -> int:
+    outcome = control.ask(pid)
+    for line in outcome.lines:
+        print(line if outcome.is_good else f"registryd: {line}", file=sys.stdout if outcome.is_good else sys.stderr)
+    return 0 if outcome.is_good else 1
 
 
 def _check_state(state_dir: str) -> int:

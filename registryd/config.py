@@ -1,14 +1,14 @@
 """The settings: each declared once, below, with its default, its environment name, its check and its help.
 
-The flags, `--help`, the README's tables and the checks are made from the declarations. A flag beats the environment.
-Only server.py reads a Config; everyone else gets plain values.
+The flags, `--help`, the README's tables and the checks are made from the declarations. A flag beats the environment,
+which beats the settings file. Only server.py reads a Config; everyone else gets plain values.
 """
 
 import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ from registryd.core.limits import Limits, flag_of
 
 T = TypeVar("T")
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
 
@@ -32,11 +33,30 @@ class Setting(NamedTuple):
     default: Any
     parse: Callable[[str], Any]
     help: str
+    #: Whether a reload can change it; else it needs a restart.
+    reloads: bool
+
+    def text(self, value: Any) -> str:
+        """A value as it would be given."""
+        return (f"{value:g}" if isinstance(value, float) else str(value)) or "none"
 
 
-def _setting(default: T, env: str | tuple[str, ...], parse: Callable[[str], T], help: str) -> T:
+class Changed(NamedTuple):
+    """A setting that has another value than before."""
+
+    setting: Setting
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.setting.flag} from {self.setting.text(self.before)} to {self.setting.text(self.after)}"
+
+
+def _setting(
+    default: T, env: str | tuple[str, ...], parse: Callable[[str], T], help: str, *, reloads: bool = False
+) -> T:
     names = (env,) if isinstance(env, str) else env
-    declared: T = field(default=default, metadata={"env": names, "parse": parse, "help": help})
+    declared: T = field(default=default, metadata={"env": names, "parse": parse, "help": help, "reloads": reloads})
     return declared
 
 
@@ -74,6 +94,10 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _path(text: str) -> str:
+    return text
+
+
 def _folder(text: str) -> str:
     if ":" in text:  # systemd's way to name several
         raise ValueError("give one directory")
@@ -84,15 +108,20 @@ def _folder(text: str) -> str:
 class Config:
     """What was asked for, checked."""
 
+    settings: str = _setting(
+        "", "REGISTRYD_SETTINGS", _path,
+        "file with a NAME=value a line, by the names of the environment, which beats it; a reload reads it again",
+    )  # fmt: skip
     host: str = _setting("127.0.0.1", "REGISTRYD_HOST", _host, "address or host name to listen on")
     port: int = _setting(8006, "REGISTRYD_PORT", _integer(0, 65535), "port to listen on; 0 takes a free one")
     heartbeat_timeout: float = _setting(
         30.0, "HEARTBEAT_TIMEOUT", _seconds(1, 86400), "seconds without a heartbeat after which an instance is gone, "
-        "unless it asks for a ttl of its own",
+        "unless it asks for a ttl of its own", reloads=True,
     )  # fmt: skip
     cleanup_interval: float = _setting(
-        10.0, "CLEANUP_INTERVAL", _seconds(0.1, 3600), "seconds between two sweeps for instances that are gone"
-    )
+        10.0, "CLEANUP_INTERVAL", _seconds(0.1, 3600), "seconds between two sweeps for instances that are gone",
+        reloads=True,
+    )  # fmt: skip
     http: str = _setting(
         "auto", "REGISTRYD_HTTP", _choice("auto", "front", "tornado"),
         "HTTP server: the front, which needs the extra `speed`, or Tornado's own; auto takes the front if it is there",
@@ -102,11 +131,18 @@ class Config:
         "directory to keep the state in, over restarts and kills; without one, memory only",
     )  # fmt: skip
     drain_timeout: float = _setting(
-        10.0, "REGISTRYD_DRAIN_TIMEOUT", _seconds(0, 3600), "seconds that requests under way get to finish at a stop"
-    )
+        10.0, "REGISTRYD_DRAIN_TIMEOUT", _seconds(0, 3600), "seconds that requests under way get to finish at a stop",
+        reloads=True,
+    )  # fmt: skip
+    keep_connections: int = _setting(
+        0, ("REGISTRYD_KEEP_CONNECTIONS", "FDSTORE"), _integer(0, 2**31),
+        "idle connections that the service manager keeps over a restart: FileDescriptorStoreMax= of the unit",
+        reloads=True,
+    )  # fmt: skip
     log_level: str = _setting(
-        "info", "REGISTRYD_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "least severity that is logged"
-    )
+        "info", "REGISTRYD_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "least severity that is logged",
+        reloads=True,
+    )  # fmt: skip
     log_format: str = _setting(
         "auto", "REGISTRYD_LOG_FORMAT", _choice("auto", "plain", "json"),
         "form of the log: a plain line or a JSON object per entry; auto is entries with fields where the journal reads "
@@ -127,19 +163,23 @@ def settings() -> list[Setting]:
     for part in dataclasses.fields(Limits):
         env = f"REGISTRYD_MAX_{part.name.upper()}"
         words = f"most {part.metadata['help']}"
-        found.append(Setting(part.name, flag_of(part.name), (env,), part.default, _integer(1, 2**31), words))
+        parse = _integer(1, 2**31)
+        found.append(Setting(part.name, flag_of(part.name), (env,), part.default, parse, words, reloads=True))
     return found
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
-    """The configuration that these arguments and this environment ask for. Raises BadSetting.
+    """The configuration that these arguments, this environment and the settings file that they name ask for. Raises
+    BadSetting.
 
     `--help` and `--version` print and raise SystemExit, as argparse has it.
     """
     given = vars(_parser().parse_args(argv))
+    path = given["settings"] or environ.get("REGISTRYD_SETTINGS")
+    lines = read_file(path) if path else {}
     values: dict[str, Any] = {"check_state": given["check_state"]}
     for setting in settings():
-        for source, text in _sources(setting, given, environ):
+        for source, text in _sources(setting, given, environ, lines):
             try:
                 values[setting.name] = setting.parse(text)
             except ValueError as wrong:
@@ -155,11 +195,86 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     return config
 
 
-def _sources(setting: Setting, given: Mapping[str, str | None], environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(where from, text) for each place that gives this setting a value, the strongest first. Empty is unset."""
+def asked_to_reload(argv: Sequence[str]) -> int | None:
+    """The process that `--reload` names; None where it is not given. Raises BadSetting."""
+    text = _parser().parse_args(argv).reload
+    if text is None:
+        return None
+    try:
+        return _integer(1, 2**31)(text)
+    except ValueError:
+        raise BadSetting(f"--reload: {text!r} cannot be used; give the process id of a running registryd") from None
+
+
+def changes(before: Config, after: Config) -> list[Changed]:
+    """The settings, limits included, that differ."""
+    found = []
+    for setting in settings():
+        old, new = (getattr(c if hasattr(c, setting.name) else c.limits, setting.name) for c in (before, after))
+        if old != new:
+            found.append(Changed(setting, old, new))
+    return found
+
+
+def in_force(before: Config, after: Config) -> Config:
+    """What a reload makes of one configuration and another: the later one, but for what needs a restart."""
+    kept = {change.setting.name: change.before for change in changes(before, after) if not change.setting.reloads}
+    return dataclasses.replace(after, **kept)
+
+
+class Line(NamedTuple):
+    """A line of the settings file."""
+
+    #: The file and the line's number, for people.
+    where: str
+    value: str
+
+
+def read_file(path: str) -> dict[str, Line]:
+    """The lines of a settings file by name; none where it does not exist. Raises BadSetting."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            texts = file.read().split("\n")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BadSetting(f"--settings: cannot read {path}: {why}") from None
+    known = {name for setting in settings() for name in setting.env if setting.name != "settings"}
+    lines: dict[str, Line] = {}
+    for number, text in enumerate(map(str.strip, texts), 1):
+        if text and text[0] not in "#;":
+            name, value = _name_and_value(f"{path} line {number}", text, known)
+            lines[name] = Line(f"{path} line {number}", value)
+    return lines
+
+
+def _name_and_value(where: str, text: str, known: Collection[str]) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not _NAME.fullmatch(name):
+        raise BadSetting(f"{where}: {text!r} is no setting; give NAME=value")
+    if name not in known:
+        raise BadSetting(f"{where}: there is no setting {name}; see registryd --help")
+    if value[:1] in ("'", '"'):
+        if len(value) < 2 or value[-1] != value[0] or value[0] in value[1:-1]:
+            raise BadSetting(f"{where}: {value} has no closing quote at its end")
+        value = value[1:-1]
+    return name, value
+
+
+def _sources(
+    setting: Setting, given: Mapping[str, str | None], environ: Mapping[str, str], lines: Mapping[str, Line]
+) -> list[tuple[str, str]]:
+    """(where from, text) for each place that gives this setting a value, the strongest first. Empty is unset.
+
+    A name that only the service manager gives (STATE_DIRECTORY) comes after our own, wherever that stands."""
     flag = given[setting.name]
-    from_flag = [] if flag is None else [(setting.flag, flag)]
-    return from_flag + [(name, environ[name]) for name in setting.env if environ.get(name)]
+    found = [] if flag is None else [(setting.flag, flag)]
+    for name in setting.env:
+        found.append((name, environ.get(name, "")))
+        if name in lines:
+            found.append((f"{lines[name].where}: {name}", lines[name].value))
+    return [(source, text) for source, text in found if text or source == setting.flag]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -173,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="registryd",
         description="A service registry: services register over HTTP, send heartbeats and find each other.",
-        epilog="A flag beats the environment variable named behind it.",
+        epilog="A flag beats the environment variable named behind it, and that beats the same in the --settings file.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"registryd {__version__}")
@@ -182,12 +297,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="tell what is in the state directory, and whether it is whole, and end",
     )
+    parser.add_argument(
+        "--reload",
+        metavar="PID",
+        help="has the running registryd PID read its settings again, and tells whether all of them are in force now",
+    )
     for setting in settings():
-        default = f"{setting.default:g}" if isinstance(setting.default, float) else str(setting.default)
         parser.add_argument(
             setting.flag,
             dest=setting.name,
             metavar=setting.name.upper(),
-            help=f"{setting.help} [{', '.join(setting.env)}; default {default or 'none'}]".replace("%", "%%"),
+            help=f"{setting.help} [{', '.join(setting.env)}; default {setting.text(setting.default)}]".replace(
+                "%", "%%"
+            ),
         )
     return parser

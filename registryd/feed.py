@@ -70,7 +70,7 @@ class Feed:
         #: The same by service. No entry is empty.
         self._changes_of: dict[str, deque[Change]] = {}
         self._subscribers: list[Subscriber] = []
-        self._most_watchers = most_watchers
+        self.most_watchers = most_watchers
         #: How many are waiting or watching.
         self.watchers = 0
         #: Who waits for the next change, and who watches all of them, by service; None: any. No entry is empty.
@@ -126,9 +126,9 @@ class Feed:
     @contextmanager
     def seat(self) -> Iterator[None]:
         """A place for one who waits or watches. Raises LimitReached where all are taken."""
-        if self.watchers >= self._most_watchers:
+        if self.watchers >= self.most_watchers:
             raise LimitReached(
-                f"{self._most_watchers} are watching already ({flag_of('watchers')}); come back later, or ask without "
+                f"{self.most_watchers} are watching already ({flag_of('watchers')}); come back later, or ask without "
                 "waiting",
             )
         self.watchers += 1

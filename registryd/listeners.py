@@ -49,6 +49,22 @@ def adopt(name: str, descriptor: int) -> socket.socket:
     return sock
 
 
+def take_back(descriptor: int) -> tuple[socket.socket, Any] | None:
+    """A connection that the service manager has kept, with its other side's address; None where that has gone."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError:  # it is no socket
+        os.close(descriptor)
+        return None
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    try:
+        return sock, sock.getpeername()
+    except OSError:
+        sock.close()
+        return None
+
+
 def listen(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of `host`; with port 0 all on the same free one. Raises CannotListen."""
     sockets: list[socket.socket] = []

@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,8 @@ from registryd.api.intake import BODY_TIMEOUT, IDLE_TIMEOUT, PATIENCE, Intake, I
 from registryd.api.reader import Reader
 from registryd.api.watch import Broadcast
 from registryd.clock import LeaseClock, MonotonicIOLoop
-from registryd.config import Config
+from registryd.config import BadSetting, Config, changes, in_force
+from registryd.control import Control, Outcome
 from registryd.core.limits import Limits
 from registryd.core.state import State
 from registryd.feed import Feed
@@ -33,6 +35,7 @@ from registryd.listeners import (
     allow_many_connections,
     is_loopback,
     listen,
+    take_back,
     url_of,
 )
 from registryd.logs import ChangeLog
@@ -41,12 +44,17 @@ from registryd.store.base import MemoryStore, Store
 from registryd.store.file import StateFile
 from registryd.store.sqlite import SqliteStore, recover
 from registryd.sweeper import Sweeper
-from registryd.systemd import Notifier, Watchdog, handed_over, watchdog_seconds
+from registryd.systemd import Notifier, StatusLine, Watchdog, handed_over, watchdog_seconds
 
 logger = logging.getLogger(__name__)
 
 #: The name (FileDescriptorName=) of a socket on which the service manager has us answer HTTP.
 HTTP_SOCKET = "http"
+#: The name under which it keeps a connection for the next of us.
+CONNECTION = "connection"
+#: Seconds for which connections are seen off at a stop after everything under way is answered, and between two looks
+#: at which of them are idle.
+SEEING_OFF, LOOK = 1.0, 0.02
 
 
 class NotInstalled(Exception):
@@ -54,10 +62,19 @@ class NotInstalled(Exception):
 
 
 class Server:
-    """One daemon. `await run()` from a new asyncio loop; it gives back the exit status."""
+    """One daemon. `await run()` from a new asyncio loop; it gives back the exit status. `load` reads the settings
+    again."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str], http: str, change_log: ChangeLog) -> None:
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        http: str,
+        change_log: ChangeLog,
+        load: Callable[[], Config],
+    ) -> None:
         self._config = config
+        self._load = load
         self._change_log = change_log
         self._http_kind = http
         self._notifier = Notifier.from_environment(environ)
@@ -76,6 +93,8 @@ class Server:
         self._take_signals()
         self._open_registry()
         self._start(sockets)
+        await self._control.start()
+        self._ready(sockets)
         await self._stopping.wait()
         return await self._stop()
 
@@ -83,12 +102,15 @@ class Server:
         """The sockets that the service manager hands over, else our own. Raises CannotListen."""
         sockets = []
         for handed in self._handed:
+            if handed.name == CONNECTION:
+                continue
             if handed.name != HTTP_SOCKET:
                 raise CannotListen(
                     f"the service manager hands over a socket named {handed.name!r}, which registryd does not know; "
                     f"give it FileDescriptorName={HTTP_SOCKET}"
                 )
             sockets.append(adopt(*handed))
+        self._is_handed_over = bool(sockets)
         return sockets or listen(self._config.host, self._config.port)
 
     def _open_registry(self) -> None:
@@ -96,7 +118,7 @@ class Server:
         config = self._config
         self._clock = clock = LeaseClock()
         index = int(clock.started_wall * 1e6)
-        state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
+        self._state = state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
         is_lost = False
         if config.state_dir:
             file = StateFile(Path(config.state_dir))
@@ -123,19 +145,19 @@ class Server:
         self._sweeper = Sweeper(registry, clock, config.cleanup_interval)
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
-        context = Context(registry, Reader(config.limits), self._daemon(clock), self._under_way)
-        self._http = make_http_server(
-            self._http_kind, make_application(context, self._broadcast), context, config.limits
-        )
+        self._context = context = Context(registry, Reader(config.limits), self._daemon(clock), self._under_way)
+        self._http = make_http_server(self._http_kind, make_application(context, self._broadcast), context)
+        self._control = Control(self._reload)
         self._sweeper.start()
         self._broadcast.start()
         self._acceptor = Acceptor(
             sockets,
             self._http.take,
-            lambda: len(self._http) >= config.limits.connections,
+            lambda: len(self._http) >= self._config.limits.connections,
             refuse(503, "too_many_connections", "there are as many connections as there may be; come back later"),
         )
         self._acceptor.start()
+        self._take_back_connections()
         self._watchdog.start()
         logger.info(
             "registryd %s listening on %s http=%s store=%s heartbeat_timeout=%g cleanup_interval=%g pid=%d",
@@ -148,12 +170,17 @@ class Server:
             os.getpid(),
             extra={"event": "started", "version": __version__, "url": list(map(url_of, sockets))},
         )
+
+    def _ready(self, sockets: list[socket.socket]) -> None:
         # What there is now stays: the garbage collector need not look at it again, and with what comes later, which is
         # made so that it is not tracked, it has little to do however many instances there are.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # as most that comes goes again, uncollected, with its request
-        self._notifier.notify("READY=1", f"STATUS=Serving {', '.join(map(url_of, sockets))}")
+        pulse = Pulse(self._registry, asyncio.get_running_loop().time)
+        at = ", ".join(map(url_of, sockets))
+        self._status = StatusLine(self._notifier, lambda: f"{at}: {pulse}")
+        self._status.start("READY=1")
         if not all(map(is_loopback, sockets)):
             logger.warning(
                 "everyone who can reach %s may register and deregister services: there is no access control; "
@@ -186,9 +213,69 @@ class Server:
         stopping = ["draining"] if self._stopping.is_set() else []
         return stopping + (["recovering"] if self._registry.is_recovering else [])
 
+    def _take_back_connections(self) -> None:
+        """Goes on with the connections that the last of us has left with the service manager."""
+        found = [take_back(handed.descriptor) for handed in self._handed if handed.name == CONNECTION]
+        if found:
+            self._notifier.remove(CONNECTION)  # or it would keep them open for ever
+            kept = [connection for connection in found if connection is not None]
+            for sock, address in kept:
+                self._http.take(sock, address)
+            logger.info(
+                "connections kept=%d gone=%d", len(kept), len(found) - len(kept), extra={"event": "connections_kept"}
+            )
+
+    def _reload(self) -> Outcome:
+        """Reads the settings again, and has those in force that can change while we run."""
+        if self._stopping.is_set():
+            return Outcome(False, ["registryd is stopping"])
+        self._notifier.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        refusal = ""
+        try:
+            wanted = self._load()
+        except BadSetting as error:
+            refusal = f"reload refused, nothing has changed: {error}"
+        if refusal:
+            logger.error(refusal, extra={"event": "reload_refused"})
+            outcome = Outcome(False, [refusal])
+        else:
+            outcome = self._take_settings(wanted)
+        self._status.start("READY=1")
+        return outcome
+
+    def _take_settings(self, wanted: Config) -> Outcome:
+        differing = changes(self._config, wanted)
+        self._put_in_force(in_force(self._config, wanted))
+        changed = ", ".join(str(change) for change in differing if change.setting.reloads)
+        lines = [f"reloaded: {changed or 'nothing has changed'}"]
+        logger.info(lines[0], extra={"event": "reloaded"})
+        waiting = [change for change in differing if not change.setting.reloads]
+        for change in waiting:
+            lines.append(f"{change} needs a restart: systemctl restart registryd")
+            logger.warning(lines[-1], extra={"event": "needs_restart"})
+        return Outcome(not waiting, lines)
+
+    def _put_in_force(self, config: Config) -> None:
+        before, self._config = self._config, config
+        self._change_log.set_level(config.log_level)
+        self._context.daemon.heartbeat_timeout = self._state.default_ttl = config.heartbeat_timeout
+        self._context.daemon.cleanup_interval = config.cleanup_interval
+        if config.cleanup_interval != before.cleanup_interval:
+            self._sweeper.sweep_every(config.cleanup_interval)
+        if config.limits != before.limits:
+            self._state.limits = config.limits
+            self._feed.most_watchers = config.limits.watchers
+            self._context.reader.take_limits(config.limits)
+            self._http.take_limits(config.limits)
+
     async def _stop(self) -> int:
+        self._status.stop()
+        self._control.stop()
         self._notifier.notify("STOPPING=1")
         self._acceptor.stop()
+        is_keeping = self._http_kind == "front" and self._notifier.has_manager and self._config.keep_connections > 0
+        if not is_keeping:
+            self._http.wind_down()
         self._feed.close()
         self._broadcast.close()
         end = asyncio.get_running_loop().time() + self._config.drain_timeout
@@ -198,6 +285,11 @@ class Server:
             logger.warning(
                 "stopping although requests are under way cut=%d", cut, extra={"event": "cut_off", "count": cut}
             )
+        kept = 0
+        if is_keeping:
+            kept = await self._leave_connections()
+        elif self._is_handed_over:
+            await self._see_off()
         left = 0.0 if cut else max(0.0, end - asyncio.get_running_loop().time())
         unread = await self._close_http(left)
         if unread and not cut:
@@ -213,9 +305,33 @@ class Server:
         await self._unless_forced(closing, self._config.drain_timeout)
         if closing.cancelled():
             logger.warning("stopping although the store still waits for the disk", extra={"event": "store_unavailable"})
+        if kept:
+            logger.info("connections left=%d with the service manager", kept, extra={"event": "connections_kept"})
+            self._notifier.wait_until_heard()
         self._change_log.flush()
         logger.info("stopped", extra={"event": "stopped"})
         return 1 if cut or closing.cancelled() else 0
+
+    async def _leave_connections(self) -> int:
+        """Leaves idle connections with the service manager, which hands them to the next of us; for those that are in
+        the middle of something there is a moment to become idle. Gives back how many it has."""
+        loop = asyncio.get_running_loop()
+        end, room, kept = loop.time() + SEEING_OFF, self._config.keep_connections, 0
+        while True:
+            idle = self._http.idle()[: room - kept]
+            sent = self._notifier.store(CONNECTION, [connection.fileno() for connection in idle])
+            for connection in idle[:sent]:
+                connection.let_go()
+            kept += sent
+            await asyncio.sleep(0)  # they go
+            if not len(self._http) or sent < len(idle) or kept == room or loop.time() >= end or self._forced.is_set():
+                return kept
+            await asyncio.sleep(LOOK)
+
+    async def _see_off(self) -> None:
+        """Serves for a moment those who are connected: their connections close with an answer, and they come again by
+        the socket, which stays open for the next of us. Whoever asks for nothing meanwhile is closed after it."""
+        await self._unless_forced(asyncio.ensure_future(self._http.empty()), SEEING_OFF)
 
     async def _close_http(self, seconds: float) -> int:
         """Closes all connections; at once, after a second signal."""
@@ -241,6 +357,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
@@ -278,6 +395,40 @@ def loop_factory(http: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
+class Pulse:
+    """The registry in a line for people. Its rate is that since it was last asked, when that is a while ago."""
+
+    def __init__(self, registry: Registry, time: Callable[[], float]) -> None:
+        self._registry = registry
+        self._time = time
+        self._looked_at = time()
+        self._renewed = registry.tally().renewed
+        self._rate = 0.0
+
+    def __str__(self) -> str:
+        tally, now = self._registry.tally(exact=False), self._time()
+        if now - self._looked_at >= 1:
+            self._rate = (tally.renewed - self._renewed) / (now - self._looked_at)
+            self._looked_at, self._renewed = now, tally.renewed
+        return (
+            f"{_count(tally.instances, 'instance')} of {_count(tally.services, 'service')}, "
+            f"{_count(tally.watchers, 'watcher')}, {self._rate:.0f} heartbeats/s"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+class Idle(Protocol):
+    """A connection that could go on without us."""
+
+    def fileno(self) -> int: ...
+
+    def let_go(self) -> None:
+        """Closes our descriptor, and not the connection."""
+
+
 class HttpServer(Protocol):
     """What either HTTP server is to the daemon."""
 
@@ -285,6 +436,18 @@ class HttpServer(Protocol):
 
     def take(self, connection: socket.socket, address: object) -> None:
         """Serves an accepted connection."""
+
+    def take_limits(self, limits: Limits) -> None:
+        """Takes requests under these limits from now on, as far as that is not the reader's business."""
+
+    def wind_down(self) -> None:
+        """Closes each connection after its next answer, which says so."""
+
+    def idle(self) -> Sequence[Idle]:
+        """The connections that could go on without us."""
+
+    async def empty(self) -> None:
+        """Waits until no connection is left."""
 
     async def close(self, seconds: float) -> int:
         """Closes all connections, after so many seconds at the latest; gives back how many were cut off."""
@@ -301,21 +464,19 @@ def make_application(context: Context, broadcast: Broadcast) -> Application:
     )
 
 
-def make_http_server(kind: str, application: Application, context: Context, limits: Limits) -> HttpServer:
+def make_http_server(kind: str, application: Application, context: Context) -> HttpServer:
     """The HTTP server of this kind (`front` or `tornado`) with the application behind it; it listens to nothing."""
     if kind == "tornado":
-        return IntakeServer(application, limits, context.under_way)
+        return IntakeServer(application, context.reader, context.under_way)
     from registryd.front.connection import Shared, Timeouts
     from registryd.front.server import FrontServer
 
     shared = Shared(
-        Intake(application, limits, context.under_way),
+        Intake(application, context.reader, context.under_way),
         HotCalls(context).table(),
         refuse,
         Timeouts(IDLE_TIMEOUT, BODY_TIMEOUT, UNREAD_TIMEOUT),
-        most_header_bytes=limits.header_bytes,
-        most_head_bytes=PATIENCE * (limits.header_bytes + limits.url_bytes),
-        most_url_bytes=limits.url_bytes,
-        most_body_bytes=limits.body_bytes,
+        context.reader.limits,
+        PATIENCE,
     )
     return FrontServer(shared)

@@ -27,6 +27,13 @@ class Sweeper:
         self._sweep_timer.stop()
         self._beat_timer.stop()
 
+    def sweep_every(self, interval: float) -> None:
+        """Sweeps at this interval from now on."""
+        self._sweep_timer.stop()
+        self._interval, self._swept_at = interval, self._clock.now()
+        self._sweep_timer = PeriodicCallback(self.sweep, interval * 1000)
+        self._sweep_timer.start()
+
     def sweep(self) -> None:
         """Expires what has ended."""
         self._registry.sweep()

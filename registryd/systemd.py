@@ -6,13 +6,23 @@ Without a service manager nothing of this does anything.
 
 import logging
 import os
+import select
 import socket
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tornado.ioloop import PeriodicCallback
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that the service manager may take to have room for a message, and to have worked off all of them.
+SEND_SECONDS = 1.0
+BARRIER_SECONDS = 5.0
+#: Descriptors in one message: the kernel takes 253.
+MOST_AT_ONCE = 200
+#: Seconds between two looks at what the status line says.
+STATUS_SECONDS = 5.0
 
 
 class Notifier:
@@ -28,13 +38,53 @@ class Notifier:
 
     def notify(self, *states: str) -> None:
         """Sends states such as READY=1, a datagram for all. A failure is logged: it must never stop the service."""
+        self._send(states, ())
+
+    @property
+    def has_manager(self) -> bool:
+        """Whether there is anybody to tell."""
+        return self._address is not None
+
+    def store(self, name: str, descriptors: Sequence[int]) -> int:
+        """Has the service manager keep descriptors over a restart, under a name; gives back how many of them, from the
+        first on, it was sent. A failure is logged."""
+        sent = 0
+        while sent < len(descriptors):
+            some = descriptors[sent : sent + MOST_AT_ONCE]
+            if not self._send(("FDSTORE=1", f"FDNAME={name}"), some):
+                break
+            sent += len(some)
+        return sent
+
+    def remove(self, name: str) -> None:
+        """Has the service manager close what it keeps under a name."""
+        self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+    def wait_until_heard(self) -> None:
+        """Waits until the service manager has worked off all that it was sent: it may not take in what comes from a
+        process that has ended. Stops everything else meanwhile. A failure is logged."""
+        reading, writing = os.pipe()
+        try:
+            was_sent = self._send(("BARRIER=1",), (writing,))
+            os.close(writing)
+            poll = select.poll()
+            poll.register(reading, 0)  # it hangs up when the manager has closed the other end
+            if was_sent and not poll.poll(BARRIER_SECONDS * 1000):
+                logger.warning("the service manager does not say that it has taken in what it was sent")
+        finally:
+            os.close(reading)
+
+    def _send(self, states: Iterable[str], descriptors: Sequence[int]) -> bool:
         if self._address is None:
-            return
+            return False
         # An abstract address begins with NUL, which the environment cannot carry, so it is written as @.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.sendto("\n".join(states).encode(), address)
+                sock.settimeout(SEND_SECONDS)
+                sock.connect(address)  # only so can it be waited for until there is room
+                sock.sendmsg(["\n".join(states).encode()], rights)
         except OSError as error:
             logger.warning(
                 "cannot notify the service manager at %s: %s",
@@ -42,6 +92,36 @@ class Notifier:
                 error,
                 extra={"event": "manager_unreachable"},
             )
+            return False
+        return True
+
+
+class StatusLine:
+    """Tells the service manager how it goes, for `systemctl status`: at once, and then when that has changed."""
+
+    def __init__(self, notifier: Notifier, describe: Callable[[], str]) -> None:
+        self._notifier = notifier
+        self._describe = describe
+        self._told = ""
+        self._timer = PeriodicCallback(self._tell, STATUS_SECONDS * 1000)
+
+    def start(self, *states: str) -> None:
+        """Tells it, after these states, and starts to look."""
+        self.stop()
+        self._told = self._describe()
+        self._notifier.notify(*states, f"STATUS={self._told}")
+        if self._notifier.has_manager:
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Stops to look."""
+        self._timer.stop()
+
+    def _tell(self) -> None:
+        text = self._describe()
+        if text != self._told:
+            self._told = text
+            self._notifier.notify(f"STATUS={text}")
 
 
 class Watchdog:

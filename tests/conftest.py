@@ -170,7 +170,7 @@ def http_server(
     async def start() -> Served:
         context = Context(registry, Reader(limits), daemon_view, under_way)
         application = make_application(context, broadcast)
-        http = make_http_server(http_kind.split()[0], application, context, limits)
+        http = make_http_server(http_kind.split()[0], application, context)
         return Served(http, application, http_server_port[0])
 
     served: Served = io_loop.run_sync(start)

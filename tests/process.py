@@ -56,13 +56,14 @@ os.execvp(sys.argv[3], sys.argv[3:])
 
 
 class Process:
-    """A process whose standard error is read line by line. `handed` are file descriptors that it is handed, by name."""
+    """A process whose standard error is read line by line. `handed` are the file descriptors that it is handed, each
+    after its name."""
 
     def __init__(
         self,
         argv: Sequence[str],
         environ: Mapping[str, str] | None = None,
-        handed: Mapping[str, int] | None = None,
+        handed: Sequence[tuple[str, int]] = (),
     ) -> None:
         reading, writing = os.pipe()
         stat = os.fstat(writing)
@@ -75,10 +76,12 @@ class Process:
         }
         own |= {"PYTHONUNBUFFERED": "1", **(environ or {})}
         own = {name: value.replace("{stream}", self.stream) for name, value in own.items()}
+        numbers = [number for _, number in handed]
         if handed:
-            argv = [sys.executable, "-c", HAND_OVER, ":".join(handed), ",".join(map(str, handed.values())), *argv]
+            names = ":".join(name for name, _ in handed)
+            argv = [sys.executable, "-c", HAND_OVER, names, ",".join(map(str, numbers)), *argv]
         self.popen = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, env=own, pass_fds=(handed or {}).values()
+            argv, stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, env=own, pass_fds=numbers
         )
         os.close(writing)
         self.lines: list[str] = []
@@ -138,27 +141,62 @@ class Process:
 
 
 class Manager:
-    """A service manager as far as sd_notify goes: a socket, and what came in on it."""
+    """A service manager as far as sd_notify goes: a socket, what came in on it, and the descriptors that it keeps. Like
+    systemd it listens all the time, or who is told by it to wait would wait for ever."""
 
     def __init__(self, path: Path) -> None:
         self.address = str(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.address)
         self.heard: list[str] = []
+        #: The descriptors that it keeps, each after its name.
+        self.kept: list[tuple[str, int]] = []
+        self._more = threading.Condition()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
-    def wait_for(self, state: str) -> None:
-        """Waits until this state has been sent."""
-        end = time.monotonic() + DEADLINE
-        while state not in self.heard:
-            self._socket.settimeout(max(0.01, end - time.monotonic()))
-            self.heard += self._socket.recv(4096).decode().split("\n")
+    def wait_for(self, state: str, times: int = 1) -> None:
+        """Waits until this state has been sent, or has been so often."""
+        with self._more:
+            came = self._more.wait_for(lambda: self.heard.count(state) >= times, DEADLINE)
+        assert came, f"no {state} in {self.heard}"
 
     def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"", self.address)
+        self._listener.join(DEADLINE)
         self._socket.close()
+        self._drop("connection")
+
+    def _listen(self) -> None:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 253)
+            if not data:
+                return
+            states = data.decode().split("\n")
+            with self._more:
+                self._take(states, descriptors)
+                self.heard += states
+                self._more.notify_all()
+
+    def _take(self, states: list[str], descriptors: list[int]) -> None:
+        name = next((state.removeprefix("FDNAME=") for state in states if state.startswith("FDNAME=")), "stored")
+        if "FDSTORE=1" in states:
+            self.kept += [(name, descriptor) for descriptor in descriptors]
+            return
+        if "FDSTOREREMOVE=1" in states:
+            self._drop(name)
+        for descriptor in descriptors:  # of a barrier
+            os.close(descriptor)
+
+    def _drop(self, name: str) -> None:
+        for kept in [kept for kept in self.kept if kept[0] == name]:
+            self.kept.remove(kept)
+            os.close(kept[1])
 
 
 class RunningDaemon(Process):
-    """A real registryd on a free port, ready."""
+    """A real registryd on a free port, ready: under a manager of its own, or under one that has had others before."""
 
     def __init__(
         self,
@@ -166,14 +204,17 @@ class RunningDaemon(Process):
         *args: str,
         environ: Mapping[str, str] | None = None,
         argv: Sequence[str] | None = None,
-        handed: Mapping[str, int] | None = None,
+        handed: Sequence[tuple[str, int]] = (),
+        manager: Manager | None = None,
     ) -> None:
-        self.manager = Manager(folder / f"notify-{time.monotonic_ns()}")
+        self.manager = manager or Manager(folder / f"notify-{time.monotonic_ns()}")
+        self._is_own = manager is None
+        ready = self.manager.heard.count("READY=1") + 1
         command = argv or [sys.executable, "-m", "registryd"]
         told = {"NOTIFY_SOCKET": self.manager.address, **(environ or {})}
         super().__init__([*command, "--port", "0", *args], told, handed)
         try:
-            self.manager.wait_for("READY=1")
+            self.manager.wait_for("READY=1", ready)
             self.url = self.wait_for_line(r"listening on (http://\S+?),? ")[1]
         except BaseException:
             self.__exit__()
@@ -181,7 +222,8 @@ class RunningDaemon(Process):
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        self.manager.close()
+        if self._is_own:
+            self.manager.close()
 
     def fetch(self, path: str, method: str = "GET", body: object = None) -> Reply:
         return fetch(self.url + path, method, body)

@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,21 +74,22 @@ def without_chance(text: str) -> str:
     return text.replace("\r", "")
 
 
-def table(rows: Iterable[Setting]) -> str:
-    """Settings as the README shows them."""
-    lines = ["| flag | environment | default | |", "|---|---|---|---|"]
+def table(rows: Sequence[Setting]) -> str:
+    """Settings as the README shows them; with what takes a change to have it, where they differ in that."""
+    differ = len({row.reloads for row in rows}) > 1
+    lines = ["| flag | environment | default | | change by |", "|---|---|---|---|---|"]
     for row in rows:
-        default = f"{row.default:g}" if isinstance(row.default, float) else str(row.default)
         env = ", ".join(f"`{name}`" for name in row.env)
-        lines.append(f"| `{row.flag}` | {env} | {default or 'none'} | {row.help} |")
-    return "\n".join(lines)
+        change = "reload" if row.reloads else "restart"
+        lines.append(f"| `{row.flag}` | {env} | {row.text(row.default)} | {row.help} | {change} |")
+    return "\n".join(line if differ else line.rpartition("|")[0].rpartition("|")[0] + "|" for line in lines)
 
 
 def tables() -> dict[str, str]:
     """The tables that are made from the declarations, by the name they have in the README."""
     every = settings()
     limits = [row for row in every if row.flag == flag_of(row.name)]
-    return {"settings": table(row for row in every if row not in limits), "limits": table(limits)}
+    return {"settings": table([row for row in every if row not in limits]), "limits": table(limits)}
 
 
 def checkout(folder: Path) -> Path:

@@ -20,14 +20,15 @@ ALLOWED: dict[str, set[str]] = {
     "systemd": set(),
     "listeners": set(),
     "logs": {"core", "systemd", "logs"},
+    "control": set(),
     "config": {"core", "registryd"},
     "api": {"core", "registry", "feed", "api", "registryd"},
     "front": set(),
     "server": {
         "core", "store", "clock", "feed", "registry", "sweeper", "systemd", "listeners", "logs", "config", "api",
-        "front", "registryd",
+        "front", "control", "registryd",
     },
-    "cli": {"server", "config", "listeners", "logs", "store"},
+    "cli": {"server", "config", "control", "listeners", "logs", "store"},
     "__main__": {"cli"},
     "client": {"core"},
 }  # fmt: skip

@@ -122,6 +122,6 @@ def test_help_names_every_setting_with_its_variable_and_default(capsys: pytest.C
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for setting in settings():
-        default = f"{setting.default:g}" if isinstance(setting.default, float) else setting.default or "none"
+        default = setting.text(setting.default)
         assert f"{setting.flag} {setting.name.upper()}" in text
         assert f"[{', '.join(setting.env)}; default {default}]" in text

@@ -48,7 +48,7 @@ async def world(kind: str, limits: Limits = LIMITS) -> AsyncIterator[World]:
     daemon = Daemon("0.1.0", 1_705_314_600, 30.0, 10.0, "recording", lambda: 12.5, lambda: (0, 0.0), list, list)
     context = Context(registry, Reader(limits), daemon, under_way)
     application = make_application(context, Broadcast(registry))
-    http = make_http_server(kind, application, context, limits)
+    http = make_http_server(kind, application, context)
     served = Served(http, application, listen("127.0.0.1", 0)[0])
     try:
         yield World(registry, store, under_way, http, served)

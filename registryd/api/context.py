@@ -8,9 +8,9 @@ from registryd.api.reader import Reader
 from registryd.registry import Registry
 
 
-@dataclass(frozen=True)
+@dataclass
 class Daemon:
-    """What can be told of the process itself."""
+    """What can be told of the process itself. A reload may change the settings in it."""
 
     version: str
     #: Wall clock, whole seconds since 1970.

@@ -4,12 +4,13 @@ What is over a limit is answered at once. The rest of its body is read and dropp
 a connection reset and the connection can go on; but not for ever.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable
 from http import HTTPStatus
 from socket import socket
-from typing import Any
+from typing import Any, NoReturn
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
@@ -28,6 +29,7 @@ from tornado.web import Application
 from registryd.api import problems
 from registryd.api.base import SERVER
 from registryd.api.context import UnderWay
+from registryd.api.reader import Reader
 from registryd.core.limits import Limits
 
 _ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
@@ -52,25 +54,44 @@ def refuse(status: int, code: str, detail: str) -> bytes:
 class IntakeServer(HTTPServer):
     """Tornado's HTTP server with an intake between it and the Application; it listens to nothing yet."""
 
-    def initialize(self, application: Application, limits: Limits, under_way: UnderWay) -> None:  # type: ignore[override]
-        self._intake = Intake(application, limits, under_way)
+    def initialize(self, application: Application, reader: Reader, under_way: UnderWay) -> None:  # type: ignore[override]
+        self._intake = Intake(application, reader, under_way)
         super().initialize(
             self._intake,
             # The intake limits bodies and headers, with an answer. Tornado would close the connection without one, so
             # its own limits are further out.
             max_body_size=2**62,
-            max_header_size=PATIENCE * (limits.header_bytes + limits.url_bytes),
+            max_header_size=PATIENCE * (reader.limits.header_bytes + reader.limits.url_bytes),
             idle_connection_timeout=IDLE_TIMEOUT,
             body_timeout=BODY_TIMEOUT,
         )
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._connections)
 
     def take(self, connection: socket, address: Any) -> None:
         """Serves an accepted connection."""
+        self._empty.clear()
         connection.setblocking(False)
         self.handle_stream(IOStream(connection), address)
+
+    def take_limits(self, limits: Limits) -> None:
+        """Has Tornado's own limits follow ours."""
+        self.conn_params.max_header_size = PATIENCE * (limits.header_bytes + limits.url_bytes)
+
+    def wind_down(self) -> None:
+        """Closes each connection after the answer to the next request on it, which says so."""
+        self.conn_params.no_keep_alive = True  # all connections look there, at each request
+
+    def idle(self) -> list[NoReturn]:
+        """No connection that could go on without us: bytes of the next request may be in Tornado's buffer."""
+        return []
+
+    async def empty(self) -> None:
+        """Waits until no connection is left."""
+        await self._empty.wait()
 
     async def close(self, seconds: float) -> int:  # noqa: ARG002 - what is to be sent is sent: requests are under way until then
         """Closes all connections. Gives back how many were cut off, beyond those with a request under way."""
@@ -80,20 +101,22 @@ class IntakeServer(HTTPServer):
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
         self._intake.on_close(server_conn)
+        if not self._connections:
+            self._empty.set()
 
 
 class Intake(HTTPServerConnectionDelegate):
-    """Takes requests in, in place of the Application."""
+    """Takes requests in, in place of the Application, each under the limits that the reader has when it comes."""
 
-    def __init__(self, application: Application, limits: Limits, under_way: UnderWay) -> None:
+    def __init__(self, application: Application, reader: Reader, under_way: UnderWay) -> None:
         self._application = application
-        self._limits = limits
+        self._reader = reader
         self._under_way = under_way
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Tornado's way to ask for someone who takes a request's parts as they arrive."""
         inner = self._application.start_request(server_conn, request_conn)
-        return _Message(inner, request_conn, server_conn, self._limits, self._under_way)
+        return _Message(inner, request_conn, server_conn, self._reader.limits, self._under_way)
 
     def on_close(self, server_conn: object) -> None:
         """A connection has closed."""

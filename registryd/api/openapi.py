@@ -18,6 +18,7 @@ from registryd.api.context import Context
 from registryd.api.problems import CONTENT_TYPE, PHRASES
 from registryd.api.reader import Nothing, Reader
 from registryd.api.shapes import ProblemShape, SnapshotShape
+from registryd.core.rules import Rulebook
 
 Routes = Iterable[tuple[str, type[Handler], dict[str, Any]]]
 
@@ -180,12 +181,16 @@ class OpenapiHandler(Handler):
 
 
 def routes(context: Context, others: Routes) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """The path of this face, for an Application that has `others` too. The document is made when first asked for."""
+    """The path of this face, for an Application that has `others` too. The document is made when first asked for, and
+    again when the limits that are in it have changed."""
     found: list[tuple[str, type[Handler], dict[str, Any]]] = []
 
-    @functools.cache
-    def document() -> bytes:
+    @functools.lru_cache(maxsize=1)
+    def document_under(rules: Rulebook) -> bytes:  # noqa: ARG001 - what the reader's other answers depend on
         return render.json_bytes(describe([*others, *found], context.reader))
+
+    def document() -> bytes:
+        return document_under(context.reader.rules)
 
     found.append((r"/openapi.json/?", OpenapiHandler, {"context": context, "document": document}))
     return found

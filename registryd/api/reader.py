@@ -29,6 +29,11 @@ class Reader:
     """Reads queries and bodies into declared types, narrowed to the limits; each type is prepared once."""
 
     def __init__(self, limits: Limits) -> None:
+        self.take_limits(limits)
+
+    def take_limits(self, limits: Limits) -> None:
+        """Reads what comes from now on under these limits."""
+        self.limits = limits
         self.rules = Rulebook(limits)
         self._narrowed: dict[type[Struct], type[Struct]] = {}
         self._decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}

@@ -43,8 +43,9 @@ class State:
     """All instances, by service and by id. `now` is the lease clock in seconds, `wall` whole seconds since 1970."""
 
     def __init__(self, *, default_ttl: float, limits: Limits) -> None:
-        self._default_ttl = default_ttl
-        self._limits = limits
+        #: What holds for registrations from now on.
+        self.default_ttl = default_ttl
+        self.limits = limits
         #: Each lease by instance id; the truth about who is alive.
         self._leases = Leases()
         #: The same leases by service.
@@ -103,7 +104,7 @@ class State:
 
     def room(self, service_name: str) -> int:
         """How many more instances a service may have."""
-        limits = self._limits
+        limits = self.limits
         return min(limits.instances - len(self._leases), limits.instances_per_service - len(self.leases(service_name)))
 
     def next_end(self, now: float) -> float:
@@ -177,7 +178,7 @@ class State:
             base_url=command.base_url,
             registered_at=wall,
             status=command.status or "up",
-            ttl=self._default_ttl if command.ttl is None else command.ttl,
+            ttl=self.default_ttl if command.ttl is None else command.ttl,
             metadata=command.metadata or _NO_METADATA,
             tags=command.tags or (),
             version=command.version or "",
@@ -206,7 +207,7 @@ class State:
 
     def _check_room(self, service_name: str, taken_over: Lease | None) -> None:
         """Raises LimitReached where a registration would be one too many."""
-        limits = self._limits
+        limits = self.limits
         if taken_over is None and len(self._leases) >= limits.instances:
             raise LimitReached(
                 f"the registry is full: it holds {limits.instances} instances ({flag_of('instances')}); "

@@ -64,6 +64,17 @@ class Timeouts(NamedTuple):
     linger: float = 2.0
 
 
+class Bounds(Protocol):
+    """How many bytes of each part of a request are taken."""
+
+    @property
+    def header_bytes(self) -> int: ...
+    @property
+    def url_bytes(self) -> int: ...
+    @property
+    def body_bytes(self) -> int: ...
+
+
 class Refuse(Protocol):
     """Renders a refusal of the front's own as a whole answer that closes the connection."""
 
@@ -79,25 +90,15 @@ class Shared:
         hot: HotTable,
         refuse: Refuse,
         timeouts: Timeouts,
-        *,
-        most_head_bytes: int,
-        most_header_bytes: int,
-        most_url_bytes: int,
-        most_body_bytes: int,
+        bounds: Bounds,
+        patience: int,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.delegate = delegate
         self.hot = hot
         self.refuse = refuse
         self.timeouts = timeouts
-        #: Longer heads are not waited for, and bodies with more around them are not read: the delegate has refused
-        #: them long before, and has patience only so far.
-        self.most_head_bytes = most_head_bytes
-        self.most_framing_bytes = most_body_bytes
-        #: No hot call has a longer request line, header block or body.
-        self.most_header_bytes = most_header_bytes
-        self.most_url_bytes = most_url_bytes
-        self.most_body_bytes = most_body_bytes
+        self._patience = patience
         #: What is known of header blocks that have come before, and which hot call whole requests are: both of them as
         #: they come over the wire, so what is known is true of the very same bytes.
         self.blocks: dict[bytes, Block] = {}
@@ -107,6 +108,34 @@ class Shared:
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
+        #: Whether connections are closed as soon as they have their answer.
+        self.is_winding_down = False
+        self.take_bounds(bounds)
+
+    def take_bounds(self, bounds: Bounds) -> None:
+        """Takes requests within these bounds from now on."""
+        #: Longer heads are not waited for, and bodies with more around them are not read: the delegate has refused
+        #: them long before, and has patience only so far.
+        self.most_head_bytes = self._patience * (bounds.header_bytes + bounds.url_bytes)
+        self.most_framing_bytes = bounds.body_bytes
+        #: No hot call has a longer request line, header block or body.
+        self.most_header_bytes = bounds.header_bytes
+        self.most_url_bytes = bounds.url_bytes
+        self.most_body_bytes = bounds.body_bytes
+        self.forget()
+
+    def wind_down(self) -> None:
+        """Has every connection close after its next answer, which says so: hot calls do not, so there are none."""
+        self.is_winding_down = True
+        self.hot = ()
+        self.forget()
+        for connection in self.connections:
+            connection.go_cold()
+
+    def forget(self) -> None:
+        """Forgets the requests that have come before."""
+        self.blocks.clear()
+        self.requests.clear()
 
     def remember(self, request: bytes, call: Call) -> None:
         """Remembers a request. When there are too many, all are forgotten, but at most once in a second."""
@@ -620,7 +649,39 @@ class Connection(asyncio.Protocol):
         self._is_fresh = False
         self._transport.abort()
 
+    def ends_with(self, exchange: Exchange) -> bool:
+        """Whether this is the last answer, although the client would go on: of what it has sent already, nothing is
+        dropped."""
+        if not self._shared.is_winding_down:
+            return False
+        is_next_begun = self._in_message and self._current is not exchange
+        return self._exchanges[-1] is exchange and not self._unparsed and not is_next_begun
+
     # The end, in its several ways.
+
+    def go_cold(self) -> None:
+        """Answers no more hot calls."""
+        self._hot = ()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it stands between two requests with nothing in our hands, so that anyone could go on with it."""
+        transport = self._transport
+        return (
+            self._is_fresh
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+            and transport.get_extra_info("sslcontext") is None
+        )
+
+    def fileno(self) -> int:
+        """Its file descriptor."""
+        descriptor: int = self._transport.get_extra_info("socket").fileno()
+        return descriptor
+
+    def let_go(self) -> None:
+        """Closes our descriptor, and not the connection: someone else has it, too. While it `is_idle`."""
+        self.abort()
 
     def close(self) -> None:
         """Closes the connection when what was written has been sent."""

@@ -39,6 +39,9 @@ class Line(Protocol):
     def ended(self, exchange: "Exchange") -> None:
         """The answer is complete."""
 
+    def ends_with(self, exchange: "Exchange") -> bool:
+        """Whether this is the last answer, although the client would go on."""
+
 
 class Exchange(HTTPConnection):
     """One request on its way in, and the answer on its way out."""
@@ -85,7 +88,8 @@ class Exchange(HTTPConnection):
         is_measured = "Content-Length" in headers
         self.is_chunked = is_1_1 and has_body and not is_measured
         self._remaining = 0 if not has_body else int(headers["Content-Length"]) if is_measured else None
-        if headers.get("Connection", "").lower() == "close" or not (is_1_1 or is_measured or not has_body):
+        is_last = headers.get("Connection", "").lower() == "close" or self._line.ends_with(self)
+        if is_last or not (is_1_1 or is_measured or not has_body):
             self.keep_alive = False
         if is_1_1 and not self.keep_alive:
             headers["Connection"] = "close"

@@ -5,7 +5,7 @@ import ssl
 from socket import AF_INET, AF_INET6, socket
 from typing import Any
 
-from registryd.front.connection import Connection, Shared
+from registryd.front.connection import Bounds, Connection, Shared
 from registryd.front.exchange import Peer
 
 
@@ -35,6 +35,23 @@ class FrontServer:
         self._arriving.discard(arriving)
         if not arriving.cancelled():
             arriving.exception()  # it has gone again, or does not speak TLS: nobody here needs to know
+
+    def take_limits(self, limits: Bounds) -> None:
+        """Takes requests within these bounds from now on."""
+        self._shared.take_bounds(limits)
+
+    def wind_down(self) -> None:
+        """Closes each connection after its next answer, which says so."""
+        self._shared.wind_down()
+
+    def idle(self) -> list[Connection]:
+        """The connections that could go on without us: each has a `fileno`, and can be `let_go`."""
+        return [connection for connection in self._shared.connections if connection.is_idle]
+
+    async def empty(self) -> None:
+        """Waits until no connection is left."""
+        await asyncio.gather(*self._arriving, return_exceptions=True)
+        await self._shared.empty.wait()
 
     async def close(self, seconds: float) -> int:
         """Closes all connections as soon as what was written to them is sent, but at the latest after so many seconds.

@@ -23,9 +23,7 @@ def set_up(level: str, form: str, environ: Mapping[str, str], stream: TextIO) ->
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     output = _output(form, environ, stream)
     gate = Gate(output)
-    logging.basicConfig(level=level.upper(), handlers=[LogHandler(output, gate)], force=True)
-    # A reader who sends nonsense gets an answer; our log need not keep it, unless someone is looking for it.
-    logging.getLogger("tornado.general").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.basicConfig(handlers=[LogHandler(output, gate)], force=True)
     return ChangeLog(output, gate, level)
 
 

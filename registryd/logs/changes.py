@@ -115,11 +115,18 @@ class ChangeLog:
     What an instance reports of itself comes with heartbeats, perhaps with each: that is for those who look for it."""
 
     def __init__(self, output: Output, gate: Gate, level: str) -> None:
+        self._output = output
+        self._gate = gate
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """Has the whole log written from this level on."""
         least = logging.getLevelName(level.upper())
         self._tells = least <= logging.INFO
         self._tells_reports = least <= logging.DEBUG
-        self._output = output
-        self._gate = gate
+        logging.getLogger().setLevel(least)
+        # A reader who sends nonsense gets an answer; our log need not keep it, unless someone is looking for it.
+        logging.getLogger("tornado.general").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
     def note(self, change: Change) -> None:
         """Tells of a change."""

@@ -46,7 +46,7 @@ def test_the_start_line_names_the_real_address(daemon: RunningDaemon) -> None:
 def test_it_serves_on_sockets_that_are_handed_over(start_daemon: StartDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
-        daemon = start_daemon(handed={"http": one.fileno()})
+        daemon = start_daemon(handed=[("http", one.fileno())])
         assert daemon.url == f"http://127.0.0.1:{port}"
         assert daemon.fetch("/livez").status == 200
         daemon.signal(signal.SIGTERM)
@@ -54,14 +54,14 @@ def test_it_serves_on_sockets_that_are_handed_over(start_daemon: StartDaemon) ->
 
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as early:
             early.sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
-            start_daemon(handed={"http": one.fileno()})
+            start_daemon(handed=[("http", one.fileno())])
             assert early.recv(4096).startswith(b"HTTP/1.1 200 "), "who comes while it is not there waits"
 
 
 def test_a_socket_that_nobody_knows_stops_the_start() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as sock,
-        Process([sys.executable, "-m", "registryd"], handed={"dns": sock.fileno()}) as process,
+        Process([sys.executable, "-m", "registryd"], handed=[("dns", sock.fileno())]) as process,
     ):
         assert process.wait() == 2
     assert re.fullmatch("registryd: .* a socket named 'dns', which .*; give it FileDescriptorName=http", process.output)
@@ -330,6 +330,21 @@ def test_running_out_of_file_descriptors_makes_new_connections_wait_and_no_noise
 def test_closed_standard_error_is_no_reason_not_to_serve(start_daemon: StartDaemon) -> None:
     with Process(["bash", "-c", f"exec {console_script()} --port 99999 2>&-"]) as process:
         assert process.wait() == 2
+
+
+def test_what_aborts_it_leaves_in_the_log_where_it_was(daemon: RunningDaemon) -> None:
+    daemon.signal(signal.SIGABRT)
+
+    assert daemon.wait() == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in daemon.output
+    assert re.search(r'File ".*", line \d+ in ', daemon.output)
+
+
+def test_the_status_says_how_it_goes(daemon: RunningDaemon) -> None:
+    assert daemon.manager.heard[1] == f"STATUS={daemon.url}: 0 instances of 0 services, 0 watchers, 0 heartbeats/s"
+    daemon.register()
+
+    daemon.manager.wait_for(f"STATUS={daemon.url}: 1 instance of 1 service, 0 watchers, 0 heartbeats/s")
 
 
 def test_a_flood_of_nonsense_is_not_logged(daemon: RunningDaemon) -> None:

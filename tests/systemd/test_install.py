@@ -15,7 +15,8 @@ UNITS = "/usr/local/lib/systemd/system"
 _ALIVE = re.compile(r"-?/var/(log|lib/systemd)/")
 #: Knocks on new connections until the file /run/enough is there; then says how many were answered, and how many not.
 _KNOCK = """
-import os, time, urllib.request
+import os, urllib.request
+os.nice(10)  # others need the processor, too
 answered = refused = 0
 while not os.path.exists("/run/enough"):
     try:
@@ -23,7 +24,6 @@ while not os.path.exists("/run/enough"):
         answered += 1
     except OSError:
         refused += 1
-    time.sleep(0.005)  # others need the processor, too
 print(answered, refused)
 """
 
