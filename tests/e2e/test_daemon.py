@@ -332,3 +332,18 @@ def test_the_front_without_its_extra_is_a_line_that_says_what_to_install() -> No
         assert process.wait() == 2
         (line,) = process.lines
         assert line.startswith("registryd: --http front needs httptools: install registryd with its extra, ")
+
+
+def test_what_aborts_it_leaves_in_the_log_where_it_was(daemon: RunningDaemon) -> None:
+    daemon.signal(signal.SIGABRT)
+
+    assert daemon.wait() == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in daemon.output
+    assert re.search(r'File ".*", line \d+ in ', daemon.output)
+
+
+def test_the_status_says_how_it_goes(daemon: RunningDaemon) -> None:
+    assert daemon.manager.heard[1] == f"STATUS={daemon.url}: 0 instances of 0 services, 0 watchers, 0 heartbeats/s"
+    daemon.register()
+
+    daemon.manager.wait_for(f"STATUS={daemon.url}: 1 instance of 1 service, 0 watchers, 0 heartbeats/s")
