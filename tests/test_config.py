@@ -1,8 +1,10 @@
 """Settings: declared once; a flag beats the environment; a bad value is one line that names where it came from."""
 
+from pathlib import Path
+
 import pytest
 
-from registryd.config import BadSetting, Config, load, settings
+from registryd.config import BadSetting, Config, changes, in_force, load, settings
 from registryd.core.limits import Limits
 
 #: What the contract says: flag, environment, default.
@@ -125,3 +127,91 @@ def test_help_names_every_setting_with_its_variable_and_default(capsys: pytest.C
         default = setting.text(setting.default)
         assert f"{setting.flag} {setting.name.upper()}" in text
         assert f"[{', '.join(setting.env)}; default {default}]" in text
+
+
+def in_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "settings"
+    path.write_text(text)
+    return path
+
+
+def test_a_settings_file_is_read_as_it_stands_in_etc_default(tmp_path: Path) -> None:
+    path = in_file(
+        tmp_path,
+        """
+# a comment
+; another
+REGISTRYD_PORT=7
+  HEARTBEAT_TIMEOUT = "8"
+REGISTRYD_HOST='::1'
+CLEANUP_INTERVAL=
+REGISTRYD_MAX_TAGS=3
+""",
+    )
+
+    config = load(["--settings", str(path)], {})
+    assert config == Config(settings=str(path), port=7, heartbeat_timeout=8.0, host="::1", limits=Limits(tags=3))
+    assert load([], {"REGISTRYD_SETTINGS": str(path)}) == config
+
+
+def test_a_flag_beats_the_environment_and_that_the_file(tmp_path: Path) -> None:
+    path = in_file(tmp_path, "REGISTRYD_PORT=1\nHEARTBEAT_TIMEOUT=1\nCLEANUP_INTERVAL=1\n")
+    environ = {"REGISTRYD_PORT": "2", "HEARTBEAT_TIMEOUT": "2"}
+
+    config = load(["--settings", str(path), "--port", "3"], environ)
+    assert (config.port, config.heartbeat_timeout, config.cleanup_interval) == (3, 2, 1)
+
+
+def test_our_own_name_in_the_file_beats_one_that_only_the_service_manager_gives(tmp_path: Path) -> None:
+    path = in_file(tmp_path, "REGISTRYD_KEEP_CONNECTIONS=1\n")
+
+    assert load(["--settings", str(path)], {"FDSTORE": "2"}).keep_connections == 1
+    assert load([], {"FDSTORE": "2"}).keep_connections == 2
+
+
+def test_a_settings_file_need_not_be_there(tmp_path: Path) -> None:
+    assert load(["--settings", str(tmp_path / "none")], {}) == Config(settings=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("\nexport HEARTBEAT_TIMEOUT=1", "2: 'export HEARTBEAT_TIMEOUT=1' is no setting; give NAME=value"),
+        ("nonsense", "1: 'nonsense' is no setting; give NAME=value"),
+        ("HEARTBEAT_TIMEOUTS=1", "1: there is no setting HEARTBEAT_TIMEOUTS; see registryd --help"),
+        ("REGISTRYD_SETTINGS=/x", "1: there is no setting REGISTRYD_SETTINGS; see registryd --help"),
+        ("HEARTBEAT_TIMEOUT='1", "1: '1 has no closing quote at its end"),
+        ("HEARTBEAT_TIMEOUT='1' # why", "1: '1' # why has no closing quote at its end"),
+        (
+            "#\nHEARTBEAT_TIMEOUT=soon",
+            "2: HEARTBEAT_TIMEOUT: 'soon' cannot be used; give a number of seconds from 1 to 86400",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, text: str, line: str) -> None:
+    path = in_file(tmp_path, text)
+    with pytest.raises(BadSetting) as refused:
+        load(["--settings", str(path)], {})
+
+    assert str(refused.value) == f"{path} line {line}"
+
+
+def test_a_settings_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"--settings: cannot read .*: Is a directory"):
+        load(["--settings", str(tmp_path)], {})
+    (tmp_path / "latin").write_bytes(b"# \xff\n")
+    with pytest.raises(BadSetting, match=r"--settings: cannot read .*: it is not UTF-8"):
+        load(["--settings", str(tmp_path / "latin")], {})
+
+
+def test_what_a_reload_makes_of_new_settings() -> None:
+    before = Config()
+    after = Config(port=7, heartbeat_timeout=7.5, limits=Limits(tags=3))
+
+    assert [str(change) for change in changes(before, after)] == [
+        "--port from 8006 to 7",
+        "--heartbeat-timeout from 30 to 7.5",
+        "--max-tags from 64 to 3",
+    ]
+    assert in_force(before, after) == Config(heartbeat_timeout=7.5, limits=Limits(tags=3))
+    assert changes(before, before) == []

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from pathlib import Path
 
 import pytest
 from conftest import ExpectLog
 
-from registryd.listeners import Acceptor, CannotListen, adopt, is_loopback, listen, url_of
+from registryd.listeners import Acceptor, CannotListen, adopt, is_loopback, listen, take_back, url_of
 
 
 def test_port_0_takes_a_free_port_and_the_url_names_it() -> None:
@@ -105,3 +106,21 @@ async def test_a_connection_too_many_is_told_so(expect_log: ExpectLog, monkeypat
     first.close()
     taken[0].close()
     acceptor.stop()
+
+
+def test_a_connection_that_was_kept_is_taken_back_with_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        kept = take_back(server.accept()[0].detach())
+        assert kept is not None
+        sock, address = kept
+        with sock:
+            assert address == client.getsockname()
+            assert (sock.getblocking(), sock.get_inheritable()) == (False, False)
+
+
+def test_what_is_no_connection_any_more_is_closed(tmp_path: Path) -> None:
+    with socket.socket() as sock, (tmp_path / "file").open("w") as file:
+        for descriptor in (os.dup(sock.fileno()), os.dup(file.fileno())):
+            assert take_back(descriptor) is None
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)

@@ -5,8 +5,10 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 import uvloop
+from support import a_registration
 
-from registryd.server import NotInstalled, choose_http, loop_factory
+from registryd.registry import Registry
+from registryd.server import NotInstalled, Pulse, choose_http, loop_factory
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -41,3 +43,19 @@ def test_the_loop_is_the_one_that_was_asked_for() -> None:
 
     with asyncio.Runner(loop_factory=loop_factory("front")) as runner:
         assert runner.run(kind()) == "uvloop"
+
+
+async def test_the_pulse_counts_what_there_is_and_how_fast_heartbeats_come(registry: Registry) -> None:
+    moment = 0.0
+    pulse = Pulse(registry, lambda: moment)
+    assert str(pulse) == "0 instances of 0 services, 0 watchers, 0 heartbeats/s"
+    await registry.register(a_registration(instance_id="i1"))
+    for _ in range(200):
+        registry.renew("i1")
+    moment = 5.0
+    assert str(pulse) == "1 instance of 1 service, 0 watchers, 40 heartbeats/s"
+    moment = 5.1
+    assert str(pulse).endswith(" 40 heartbeats/s"), "too soon to tell anything new"
+    moment = 10.1
+    with registry.feed.seat():
+        assert str(pulse) == "1 instance of 1 service, 1 watcher, 0 heartbeats/s"

@@ -98,3 +98,19 @@ def test_watchers_hear_of_an_end_within_a_second_whatever_the_interval_is() -> N
         world.sweeper.stop()
 
     travel(story)
+
+
+def test_the_interval_can_change_either_way_and_nobody_takes_it_for_dead() -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=3600.0)
+        await world.registry.register(a_registration(ttl=1.0))
+        world.sweeper.start()
+        await asyncio.sleep(1800)
+        for interval in (1.0, 3600.0, 1.0):
+            world.sweeper.sweep_every(interval)
+            for _ in range(20):
+                assert world.sweeper.is_alive()
+                await asyncio.sleep(0.5)
+        world.sweeper.stop()
+
+    travel(story)

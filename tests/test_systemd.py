@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from conftest import ExpectLog
 from support import TimeTravel, travel
 
-from registryd.systemd import Handed, Notifier, Watchdog, handed_over, watchdog_seconds
+from registryd import systemd
+from registryd.systemd import Handed, Notifier, StatusLine, Watchdog, handed_over, watchdog_seconds
 
 
 @pytest.fixture
@@ -130,3 +132,77 @@ def test_without_a_watchdog_nothing_is_fed(manager: socket.socket) -> None:
 )
 def test_what_is_handed_over_is_read_as_systemd_writes_it(environ: dict[str, str], handed: list[Handed]) -> None:
     assert handed_over(environ, pid=7) == handed
+
+
+def test_the_status_is_told_when_it_has_changed(manager: socket.socket) -> None:
+    async def story(loop: TimeTravel) -> None:
+        text = "one"
+        status = StatusLine(Notifier(manager.getsockname()), lambda: text)
+        status.start("READY=1")
+        assert heard(manager) == ["READY=1\nSTATUS=one"]
+        await asyncio.sleep(60)
+        assert heard(manager) == []
+
+        text = "two"
+        await asyncio.sleep(60)
+        assert heard(manager) == ["STATUS=two"]
+        status.start("READY=1")
+        assert heard(manager) == ["READY=1\nSTATUS=two"], "it is told with a state even so"
+        status.stop()
+        text = "three"
+        await asyncio.sleep(60)
+        assert heard(manager) == []
+
+    travel(story)
+
+
+def test_many_descriptors_are_stored_under_a_name(manager: socket.socket) -> None:
+    manager.setblocking(True)
+    with socket.socket() as one:
+        count = systemd.MOST_AT_ONCE + 1
+        assert Notifier(manager.getsockname()).store("connection", [one.fileno()] * count) == count
+    for expected in (systemd.MOST_AT_ONCE, 1):
+        data, descriptors, _, _ = socket.recv_fds(manager, 4096, 253)
+        assert data == b"FDSTORE=1\nFDNAME=connection"
+        assert len(descriptors) == expected
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def test_a_manager_that_takes_nothing_does_not_hold_us_up(
+    manager: socket.socket, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "SEND_SECONDS", 0.01)
+    notifier = Notifier(manager.getsockname())
+    with expect_log("cannot notify the service manager at .*: timed out"):
+        sent = notifier.store("connection", [0] * 1_000_000)
+
+    assert 0 < sent < 1_000_000
+    assert sent % systemd.MOST_AT_ONCE == 0
+
+
+def test_without_a_manager_nothing_is_stored() -> None:
+    assert Notifier(None).store("connection", [0]) == 0
+    Notifier(None).wait_until_heard()
+
+
+def test_it_waits_until_the_manager_has_heard(manager: socket.socket) -> None:
+    def hear() -> None:
+        data, descriptors, _, _ = socket.recv_fds(manager, 4096, 253)
+        assert data == b"BARRIER=1"
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    manager.settimeout(20)
+    listener = threading.Thread(target=hear)
+    listener.start()
+    Notifier(manager.getsockname()).wait_until_heard()
+    listener.join()
+
+
+def test_a_manager_that_never_says_so_is_not_waited_for_for_ever(
+    manager: socket.socket, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "BARRIER_SECONDS", 0.01)
+    with expect_log("does not say that it has taken in"):
+        Notifier(manager.getsockname()).wait_until_heard()

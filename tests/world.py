@@ -33,6 +33,7 @@ class World(NamedTuple):
     under_way: UnderWay
     http: HttpServer
     served: Served
+    reader: Reader
 
     @property
     def shared(self) -> Shared:
@@ -51,7 +52,7 @@ async def world(kind: str, limits: Limits = LIMITS) -> AsyncIterator[World]:
     http = make_http_server(kind, application, context)
     served = Served(http, application, listen("127.0.0.1", 0)[0])
     try:
-        yield World(registry, store, under_way, http, served)
+        yield World(registry, store, under_way, http, served, context.reader)
     finally:
         served.stop_listening()
         await served.hang_up()

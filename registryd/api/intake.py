@@ -116,7 +116,7 @@ class Intake(HTTPServerConnectionDelegate):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Tornado's way to ask for someone who takes a request's parts as they arrive."""
         inner = self._application.start_request(server_conn, request_conn)
-        return _Message(inner, request_conn, server_conn, self._reader.limits, self._under_way)
+        return _Message(inner, request_conn, server_conn, self._reader, self._under_way)
 
     def on_close(self, server_conn: object) -> None:
         """A connection has closed."""
@@ -132,13 +132,14 @@ class _Message(HTTPMessageDelegate):
         inner: HTTPMessageDelegate,
         request: HTTPConnection,
         connection: object,
-        limits: Limits,
+        reader: Reader,
         under_way: UnderWay,
     ) -> None:
         self._inner: HTTPMessageDelegate | None = inner
         self._request = request
         self._connection = connection
-        self._limits = limits
+        self._reader = reader
+        self._limits = reader.limits
         self._under_way = under_way
         self._received = 0
         self._is_head = False
@@ -151,6 +152,7 @@ class _Message(HTTPMessageDelegate):
         if not start_line.path.startswith("/"):
             # RFC 9112, 3.2.2: a server takes the absolute form, too, as a proxy gets it.
             start_line = start_line._replace(path=_ABSOLUTE.sub("", start_line.path) or "/")
+        self._limits = self._reader.limits  # Tornado has us wait for a request on every connection that is idle
         self._under_way.begin(self._request, self._connection)
         self._is_head = start_line.method == "HEAD"
         refusal = self._refusal(start_line, headers)

@@ -44,15 +44,10 @@ def test_what_can_change_is_in_force_when_the_command_returns(configured: Config
         "REGISTRYD_MAX_BODY_BYTES=200\nREGISTRYD_LOG_LEVEL=warning\n"
     )
 
-    assert (status, lines) == (
-        0,
-        [
-            (
-                "reloaded: --heartbeat-timeout from 30 to 7.5, --cleanup-interval from 10 to 0.5, "
-                "--log-level from info to warning, --max-body-bytes from 262144 to 200, --max-tags from 64 to 1, "
-                "--max-instances from 2000000 to 2"
-            )
-        ],
+    assert status == 0
+    assert "\n".join(lines) == (
+        "reloaded: --heartbeat-timeout from 30 to 7.5, --cleanup-interval from 10 to 0.5, --log-level from info to "
+        "warning, --max-body-bytes from 262144 to 200, --max-tags from 64 to 1, --max-instances from 2000000 to 2"
     )
     seen = daemon.fetch("/status").json
     assert (seen["heartbeat_timeout"], seen["cleanup_interval"]) == (7.5, 0.5)
@@ -91,12 +86,11 @@ def test_a_bad_file_changes_nothing(configured: Configured) -> None:
     status, lines = configured.reload("HEARTBEAT_TIMEOUT=40\nCLEANUP_INTERVAL=never\n")
 
     assert status == 1
-    assert lines == [
-        (
-            f"registryd: reload refused, nothing has changed: {configured.path} line 2: CLEANUP_INTERVAL: 'never' "
-            "cannot be used; give a number of seconds from 0.1 to 3600"
-        )
-    ]
+    (line,) = lines
+    assert line == (
+        f"registryd: reload refused, nothing has changed: {configured.path} line 2: CLEANUP_INTERVAL: 'never' cannot "
+        "be used; give a number of seconds from 0.1 to 3600"
+    )
     assert configured.daemon.fetch("/status").json["heartbeat_timeout"] == 20
     configured.daemon.wait_for_line("ERROR reload refused, nothing has changed: .* line 2: CLEANUP_INTERVAL: 'never'")
 
