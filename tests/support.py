@@ -9,6 +9,7 @@ from registryd.core.leases import Lease
 from registryd.core.limits import Limits
 from registryd.core.model import Change, Register
 from registryd.core.state import State
+from registryd.logs.entries import Entry
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 
@@ -102,6 +103,27 @@ class RecordingStore(MemoryStore):
         numbered = super().record(changes)
         self.changes += numbered
         return numbered
+
+
+class RecordingOutput:
+    """Keeps every entry of the log."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.is_closed = False
+
+    def write(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    @property
+    def messages(self) -> list[str]:
+        return [entry.message for entry in self.entries]
 
 
 def new_state(limits: Limits | None = None) -> State:

@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from registryd.logs import lines
+from registryd.logs import journal, lines
 from registryd.logs.changes import ChangeLog, Gate, LogHandler
 from registryd.logs.entries import Entry, Output, one_line
-from registryd.logs.journal import Journal
 from registryd.systemd import is_journal
 
 __all__ = ["ChangeLog", "cannot_start", "set_up"]
@@ -36,7 +35,9 @@ def cannot_start(why: str, form: str, environ: Mapping[str, str], stream: TextIO
 
 def _output(form: str, environ: Mapping[str, str], stream: TextIO) -> Output:
     written = lines.Lines(stream, _render(form, environ, stream))
-    return Journal(written) if form == "auto" and is_journal(stream.fileno(), environ) else written
+    return (
+        journal.Journal(written, journal.SOCKET) if form == "auto" and is_journal(stream.fileno(), environ) else written
+    )
 
 
 def _render(form: str, environ: Mapping[str, str], stream: TextIO) -> Callable[[Entry], str]:

@@ -58,9 +58,7 @@ class Journal:
     """Sends entries to the journal, and never waits for it: while it takes none they are kept, and beyond `most` of
     them lost and counted. While there is no journal they go to `otherwise`."""
 
-    def __init__(
-        self, otherwise: Output, path: str = SOCKET, *, most: int = MOST_WAITING, patience: float = PATIENCE
-    ) -> None:
+    def __init__(self, otherwise: Output, path: str, *, most: int = MOST_WAITING, patience: float = PATIENCE) -> None:
         self._otherwise = otherwise
         self._path = path
         self._most = most

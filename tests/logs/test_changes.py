@@ -5,32 +5,10 @@ import logging
 
 import msgspec
 import pytest
-from support import NOW, WALL, TimeTravel, a_registration, new_state, travel
+from support import NOW, WALL, RecordingOutput, TimeTravel, a_registration, new_state, travel
 
 from registryd.core.model import Change, Origin
 from registryd.logs.changes import MOST_EACH, SPAN, ChangeLog, Gate, LogHandler
-from registryd.logs.entries import Entry
-
-
-class Kept:
-    """An output that keeps everything."""
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.is_closed = False
-
-    def write(self, entry: Entry) -> None:
-        self.entries.append(entry)
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    @property
-    def messages(self) -> list[str]:
-        return [entry.message for entry in self.entries]
 
 
 def a_change(service_name: str = "users", **more: object) -> Change:
@@ -38,13 +16,13 @@ def a_change(service_name: str = "users", **more: object) -> Change:
     return msgspec.structs.replace(change, **more)
 
 
-def a_log(kept: Kept, level: str = "info") -> ChangeLog:
+def a_log(kept: RecordingOutput, level: str = "info") -> ChangeLog:
     return ChangeLog(kept, Gate(kept), level)
 
 
 @pytest.mark.parametrize(("level", "number"), [("warning", 0), ("info", 1), ("debug", 2)])
 def test_a_change_is_logged_with_what_and_why(level: str, number: int) -> None:
-    kept = Kept()
+    kept = RecordingOutput()
     log = a_log(kept, level)
     log.note(a_change())
     log.note(a_change(kind="updated", reason="reports\ndown", is_report=True))
@@ -58,7 +36,7 @@ def test_a_change_is_logged_with_what_and_why(level: str, number: int) -> None:
 
 
 def test_a_change_has_its_fields() -> None:
-    kept = Kept()
+    kept = RecordingOutput()
     a_log(kept).note(a_change(origin=Origin("10.0.0.9", "curl"), index=17))
 
     assert kept.entries[0].fields == {
@@ -69,7 +47,7 @@ def test_a_change_has_its_fields() -> None:
 
 def test_what_is_beyond_so_many_in_a_second_is_summed_up_at_its_end() -> None:
     async def story(loop: TimeTravel) -> None:
-        kept = Kept()
+        kept = RecordingOutput()
         log = a_log(kept)
         for _ in range(MOST_EACH):
             log.note(a_change(kind="expired"))
@@ -94,7 +72,7 @@ def test_what_is_beyond_so_many_in_a_second_is_summed_up_at_its_end() -> None:
 
 def test_a_sum_names_the_most_concerned_services_and_counts_the_others() -> None:
     async def story(loop: TimeTravel) -> None:
-        kept = Kept()
+        kept = RecordingOutput()
         log = ChangeLog(kept, Gate(kept, most=1), "info")
         for n in range(25):
             for _ in range(n):
@@ -110,7 +88,7 @@ def test_a_sum_names_the_most_concerned_services_and_counts_the_others() -> None
 
 def test_the_sum_does_not_wait_where_the_process_ends() -> None:
     async def story(loop: TimeTravel) -> None:
-        kept = Kept()
+        kept = RecordingOutput()
         log = ChangeLog(kept, Gate(kept, most=1), "info")
         for _ in range(3):
             log.note(a_change())
@@ -125,7 +103,7 @@ def test_the_sum_does_not_wait_where_the_process_ends() -> None:
 
 def test_other_events_in_masses_are_summed_up_too() -> None:
     async def story(loop: TimeTravel) -> None:
-        kept = Kept()
+        kept = RecordingOutput()
         handler = LogHandler(kept, Gate(kept, most=2))
         for n in range(10):
             more = {"event": "failed"} if n % 2 else {}
@@ -139,7 +117,7 @@ def test_other_events_in_masses_are_summed_up_too() -> None:
 
 
 def test_where_there_is_no_loop_nothing_is_summed_up() -> None:
-    kept = Kept()
+    kept = RecordingOutput()
     log = a_log(kept)
     for _ in range(3 * MOST_EACH):
         log.note(a_change())

@@ -54,7 +54,10 @@ def test_the_catalog_explains_every_event_and_no_other() -> None:
     assert len(entries) == text.count("\n-- ")
 
 
-@pytest.mark.skipif(shutil.which("journalctl") is None, reason="no journalctl")
+@pytest.mark.skipif(
+    shutil.which("journalctl") is None,
+    reason="only journalctl can compile a catalog, and this machine has no systemd: apt-get install systemd",
+)
 def test_journalctl_understands_the_catalog(tmp_path: Path) -> None:
     folder = tmp_path / "usr/lib/systemd/catalog"
     folder.mkdir(parents=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import WALL, TimeTravel, travel
+from support import WALL, RecordingOutput, TimeTravel, travel
 
-from registryd.logs.entries import Entry
+from registryd.logs.entries import Entry, Value
 from registryd.logs.events import MESSAGE_IDS
 from registryd.logs.journal import AGAIN, LONGEST, Journal
 
@@ -52,22 +52,6 @@ class Journald:
         Path(self.path).unlink(missing_ok=True)
 
 
-class Instead:
-    """What is written where there is no journal."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def write(self, entry: Entry) -> None:
-        self.messages.append(entry.message)
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 @pytest.fixture
 def journald(tmp_path: Path) -> Iterator[Journald]:
     listening = Journald(tmp_path / "socket")
@@ -76,19 +60,19 @@ def journald(tmp_path: Path) -> Iterator[Journald]:
 
 
 @pytest.fixture
-def instead() -> Instead:
-    return Instead()
+def instead() -> RecordingOutput:
+    return RecordingOutput()
 
 
 @pytest.fixture
-def journal(journald: Journald, instead: Instead) -> Iterator[Journal]:
+def journal(journald: Journald, instead: RecordingOutput) -> Iterator[Journal]:
     sending = Journal(instead, journald.path, most=20, patience=0)
     yield sending
     sending.close()
 
 
-def an_entry(message: str = "hello", level: int = logging.INFO, event: str = "", **about: object) -> Entry:
-    return Entry(level, WALL, message, event, about)  # type: ignore[arg-type]  # whatever a test comes up with
+def an_entry(message: str = "hello", level: int = logging.INFO, event: str = "", **about: Value) -> Entry:
+    return Entry(level, WALL, message, event, about)
 
 
 def fill(journal: Journal, journald: Journald) -> int:
@@ -147,7 +131,9 @@ def test_a_failure_says_in_a_line_what_and_keeps_the_stack_apart(journal: Journa
     assert entry["REGISTRYD_TRACEBACK"] == "Traceback:\n  here\n"
 
 
-def test_an_entry_that_is_too_large_is_shortened(journal: Journal, journald: Journald, instead: Instead) -> None:
+def test_an_entry_that_is_too_large_is_shortened(
+    journal: Journal, journald: Journald, instead: RecordingOutput
+) -> None:
     journal.write(an_entry("big", event="failed", reason="x" * 20_000_000, service="users"))
 
     entry = dict(journald.read()[0])
@@ -156,7 +142,7 @@ def test_an_entry_that_is_too_large_is_shortened(journal: Journal, journald: Jou
     assert instead.messages == []
 
 
-def test_where_there_is_no_journal_it_goes_elsewhere_until_there_is(tmp_path: Path, instead: Instead) -> None:
+def test_where_there_is_no_journal_it_goes_elsewhere_until_there_is(tmp_path: Path, instead: RecordingOutput) -> None:
     journal = Journal(instead, str(tmp_path / "none"), patience=0)
     journal.write(an_entry("one"))
     listening = Journald(tmp_path / "none")
@@ -173,7 +159,9 @@ def test_where_there_is_no_journal_it_goes_elsewhere_until_there_is(tmp_path: Pa
     assert instead.messages[-1] == "late"
 
 
-def test_a_journal_that_does_not_read_is_not_waited_for_and_gets_it_later(journald: Journald, instead: Instead) -> None:
+def test_a_journal_that_does_not_read_is_not_waited_for_and_gets_it_later(
+    journald: Journald, instead: RecordingOutput
+) -> None:
     async def story(loop: TimeTravel) -> None:
         journal = Journal(instead, journald.path, most=20, patience=0)
         written = fill(journal, journald)
@@ -192,7 +180,7 @@ def test_a_journal_that_does_not_read_is_not_waited_for_and_gets_it_later(journa
     assert instead.messages == []
 
 
-def test_what_is_lost_is_counted_and_said(journald: Journald, instead: Instead) -> None:
+def test_what_is_lost_is_counted_and_said(journald: Journald, instead: RecordingOutput) -> None:
     async def story(loop: TimeTravel) -> None:
         journal = Journal(instead, journald.path, most=20, patience=0)
         written = fill(journal, journald)
@@ -223,7 +211,7 @@ def test_without_a_loop_what_waits_goes_with_the_next_entry(journal: Journal, jo
     assert seen == [*(f"m{n}" for n in range(written)), "next"]
 
 
-def test_at_the_end_it_waits_until_the_journal_has_read_all(journald: Journald, instead: Instead) -> None:
+def test_at_the_end_it_waits_until_the_journal_has_read_all(journald: Journald, instead: RecordingOutput) -> None:
     journal = Journal(instead, journald.path, patience=20)
     journal.write(an_entry("last"))
     assert journal._unread() > 0
@@ -241,7 +229,7 @@ def test_at_the_end_it_waits_until_the_journal_has_read_all(journald: Journald, 
     assert [dict(entry).get("MESSAGE") for entry in seen] == ["last", None], "behind the last entry comes nothing"
 
 
-def test_a_journal_that_hangs_does_not_hold_up_the_end(journald: Journald, instead: Instead) -> None:
+def test_a_journal_that_hangs_does_not_hold_up_the_end(journald: Journald, instead: RecordingOutput) -> None:
     journal = Journal(instead, journald.path, patience=0.01)
     fill(journal, journald)
     journal.close()

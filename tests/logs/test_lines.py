@@ -3,17 +3,25 @@
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from support import WALL
 
-from registryd.logs.entries import Entry, of_record
+from registryd.logs.entries import Entry, Value, of_record
 from registryd.logs.lines import Lines, as_json, plain, prefixed
 
 
-def an_entry(message: str, level: int = logging.INFO, **more: object) -> Entry:
-    return Entry(level, WALL, message)._replace(**more)  # type: ignore[arg-type]  # mypy wants to know each by name
+def an_entry(
+    message: str,
+    level: int = logging.INFO,
+    event: str = "",
+    fields: Mapping[str, Value] | None = None,
+    traceback: str = "",
+    created: float = WALL,
+) -> Entry:
+    return Entry(level, created, message, event, fields or {}, traceback)
 
 
 def a_record(message: str, level: int = logging.INFO, **more: object) -> logging.LogRecord:
@@ -58,7 +66,9 @@ def test_a_traceback_is_one_line() -> None:
 
 
 def test_json_has_the_fields_under_their_names() -> None:
-    fields = {"service": "users", "instance": "i1", "peer": "", "index": 7, "url": ["http://a", "http://b"]}
+    fields: dict[str, Value] = {
+        "service": "users", "instance": "i1", "peer": "", "index": 7, "url": ["http://a", "http://b"],
+    }  # fmt: skip
     entry = an_entry("registered so", created=WALL + 0.25, event="registered", fields=fields)
 
     assert as_json(entry) == (
