@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed by whoever started us, who does not want to hear anything
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of our life
     faulthandler.enable(sys.stderr)  # what aborts us, the watchdog above all, leaves in the log where we were
-    load_again = functools.partial(load, sys.argv[1:] if argv is None else argv, os.environ)
+    asked = sys.argv[1:] if argv is None else argv
+    load_again = functools.partial(load, asked, os.environ)
     try:
-        pid = asked_to_reload(load_again.args[0])
+        pid = asked_to_reload(asked)
         if pid is not None:
             return _reload(pid)
         config = load_again()

@@ -6,6 +6,7 @@ which beats the settings file. Only server.py reads a Config; everyone else gets
 
 import argparse
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -282,6 +283,7 @@ class _Parser(argparse.ArgumentParser):
         raise BadSetting(f"{message}; see registryd --help")
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     from registryd import __version__
 

@@ -230,18 +230,17 @@ class Server:
         if self._stopping.is_set():
             return Outcome(False, ["registryd is stopping"])
         self._notifier.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        refusal = ""
         try:
-            wanted = self._load()
+            outcome = self._take_settings(self._load())
         except BadSetting as error:
-            refusal = f"reload refused, nothing has changed: {error}"
-        if refusal:
-            logger.error(refusal, extra={"event": "reload_refused"})
-            outcome = Outcome(False, [refusal])
-        else:
-            outcome = self._take_settings(wanted)
+            outcome = self._refuse(error)
         self._status.start("READY=1")
         return outcome
+
+    def _refuse(self, error: BadSetting) -> Outcome:
+        refusal = f"reload refused, nothing has changed: {error}"
+        logger.error(refusal, extra={"event": "reload_refused"})
+        return Outcome(False, [refusal])
 
     def _take_settings(self, wanted: Config) -> Outcome:
         differing = changes(self._config, wanted)

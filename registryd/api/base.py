@@ -16,7 +16,7 @@ from registryd import __version__
 from registryd.api import problems, render
 from registryd.api.context import Context
 from registryd.api.reader import Nothing
-from registryd.core.errors import ECHO, Recovering, RegistrydError
+from registryd.core.errors import ECHO, Recovering
 from registryd.core.model import Origin
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Handler(RequestHandler):
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         # Our own faults, with their stack. A client's fault is the client's to know.
-        if value is not None and problems.status_of(value) >= 500 and not isinstance(value, RegistrydError):
+        if value is not None and problems.status_of(value) == 500:
             logger.error(
                 "failed request=%s %s",
                 self.request.method,

@@ -7,7 +7,6 @@ is open nobody else can open it.
 
 import contextlib
 import itertools
-import logging
 import os
 import sqlite3
 import time
@@ -19,8 +18,6 @@ import msgspec
 
 from registryd.core.model import Change, Kept, KeptGone, Override
 from registryd.core.past import REMEMBERED_INSTANCES, REMEMBERED_SECONDS
-
-logger = logging.getLogger(__name__)
 
 NAME = "registryd.db"
 #: What marks the file as ours (PRAGMA application_id: "rgyd"), and which form of it this is.
@@ -221,7 +218,7 @@ class StateFile:
                 "UPDATE instances SET record = ? WHERE instance_id = ? AND generation = ?", (_record(change), *key)
             )
         elif db.execute("DELETE FROM instances WHERE instance_id = ? AND generation = ?", key).rowcount:
-            override = None if change.override is None else _json(_timeless(change.override))
+            override = change.override and _json(_timeless(change.override))
             db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?)", (key[0], change.at, key[1], override))
             return True
         return False
@@ -236,13 +233,12 @@ class StateFile:
 
 
 def _record(change: Change) -> str:
-    override = None if change.override is None else _timeless(change.override)
-    return _json(Kept(change.instance, change.last_heartbeat, override))
+    return _json(Kept(change.instance, change.last_heartbeat, _timeless(change.override)))
 
 
-def _timeless(override: Override) -> Override:
+def _timeless(override: Override | None) -> Override | None:
     """Without what is on the lease clock of this life."""
-    return msgspec.structs.replace(override, ends_at=None)
+    return override and msgspec.structs.replace(override, ends_at=None)
 
 
 def _json(value: object) -> str:

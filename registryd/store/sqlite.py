@@ -8,6 +8,7 @@ the store notices by itself when the disk is well again.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sqlite3
 import threading
@@ -59,7 +60,6 @@ class SqliteStore:
         self._disk = DiskThread()
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Write] = []
-        self._under_way: list[_Write] = []
         #: Since when it has been writing, on the loop's clock; None while it is not.
         self._since: float | None = None
         self._idle = asyncio.Event()
@@ -105,13 +105,16 @@ class SqliteStore:
         try:
             await self._on_disk(self._file.write, left, self.index, self.index)
         except (sqlite3.Error, OSError) as error:
-            logger.error(  # noqa: TRY400 - a full disk is no fault of ours that needs a traceback
-                "cannot write the last of the state to %s: %s; instances that have gone may be back after the restart, "
-                "until their leases end again changes=%d", self._file.path, error, len(left),
-                extra={"event": "store_unavailable"},
-            )  # fmt: skip
+            self._leave_unwritten(left, error)
         await self._on_disk(self._file.close)
         self._disk.end()
+
+    def _leave_unwritten(self, left: Sequence[Change], error: Exception) -> None:
+        logger.error(
+            "cannot write the last of the state to %s: %s; instances that have gone may be back after the restart, "
+            "until their leases end again changes=%d", self._file.path, error, len(left),
+            extra={"event": "store_unavailable"},
+        )  # fmt: skip
 
     def _number(self, change: Change) -> Change:
         self.index += 1
@@ -124,15 +127,14 @@ class SqliteStore:
         """Writes all that waits, in one go, unless a write is under way: then that comes next."""
         if self._since is not None or not self._waiting:
             return
-        self._under_way, self._waiting = self._waiting, []
+        under_way, self._waiting = self._waiting, []
         self._since = self._loop.time()
         self._idle.clear()
-        changes = [change for write in self._under_way for change in write.changes]
+        changes = [change for write in under_way for change in write.changes]
         writing = asyncio.ensure_future(self._on_disk(self._file.write, changes, self.index))
-        writing.add_done_callback(self._end_write)
+        writing.add_done_callback(functools.partial(self._end_write, under_way))
 
-    def _end_write(self, writing: "asyncio.Future[None]") -> None:
-        under_way, self._under_way = self._under_way, []
+    def _end_write(self, under_way: Sequence[_Write], writing: "asyncio.Future[None]") -> None:
         self._since = None
         error = None if writing.cancelled() else writing.exception()
         for write in under_way:
@@ -146,14 +148,11 @@ class SqliteStore:
         else:
             self._waiting[:0] = [write for write in under_way if write.written is None and write.changes]
             self._fail(error)
-        self._go_on_after(error)
-        if self._since is None:
-            self._idle.set()
-
-    def _go_on_after(self, error: BaseException | None) -> None:
-        """After a failure only someone who waits for an answer makes it try again before the time."""
+        # After a failure only someone who waits for an answer makes it try again before the time.
         if error is None or any(write.written is not None for write in self._waiting):
             self._go_on()
+        if self._since is None:
+            self._idle.set()
 
     def _succeed(self) -> None:
         if self._is_failing:
@@ -181,19 +180,20 @@ def recover(file: StateFile) -> Former:
     try:
         file.open()
         return Former(file.load(), is_lost=False)
-    except Damaged as damage:
-        file.close()
-        try:
-            aside = file.set_aside()
-            file.open()
-            contents = file.load()
-        except (OSError, Damaged) as error:
-            raise CannotUseState(f"{file.path} is damaged, and cannot be replaced: {error}; set --state-dir") from error
-        logger.error(  # noqa: TRY400 - a damaged file is no fault of ours that needs a traceback
-            "the state in %s cannot be read: %s; it is kept as %s, and the registry begins anew: readers are told to "
-            "wait while the services register again", file.path, damage, aside, extra={"event": "state_damaged"},
-        )  # fmt: skip
-        return Former(contents, is_lost=True)
+    except Damaged as error:
+        damage = error
+    file.close()
+    try:
+        aside = file.set_aside()
+        file.open()
+        contents = file.load()
+    except (OSError, Damaged) as error:
+        raise CannotUseState(f"{file.path} is damaged, and cannot be replaced: {error}; set --state-dir") from error
+    logger.error(
+        "the state in %s cannot be read: %s; it is kept as %s, and the registry begins anew: readers are told to wait "
+        "while the services register again", file.path, damage, aside, extra={"event": "state_damaged"},
+    )  # fmt: skip
+    return Former(contents, is_lost=True)
 
 
 class DiskThread:
