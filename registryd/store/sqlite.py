@@ -98,9 +98,9 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Writes what is left, and that this life has ended in order."""
-        if self._retry is not None:
-            self._retry.cancel()
         await self._idle.wait()
+        if self._retry is not None:  # of a write that has failed meanwhile, too
+            self._retry.cancel()
         left = [change for write in self._waiting for change in write.changes]
         try:
             await self._on_disk(self._file.write, left, self.index, self.index)

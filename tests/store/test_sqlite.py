@@ -171,6 +171,21 @@ async def test_what_cannot_be_written_at_the_end_is_said(tmp_path: Path, expect_
         await house.store.close()
 
 
+async def test_after_the_end_nothing_is_tried_again(tmp_path: Path, expect_log: ExpectLog) -> None:
+    house = House(tmp_path)
+    house.file.free.clear()
+    house.file.failure = OSError("gone")
+    house.store.probe()
+    closing = asyncio.ensure_future(house.store.close())
+    await settled()
+    house.file.free.set()
+    with expect_log("cannot write"):
+        await closing
+
+    assert house.store._retry is not None
+    assert house.store._retry.cancelled()
+
+
 async def test_a_disk_that_hangs_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(tmp_path)
     monkeypatch.setattr(sqlite_module, "SLOW", -1.0)
