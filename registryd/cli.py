@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import functools
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ def _reload(pid: int) -> int:
 
 def _check_state(state_dir: str) -> int:
     """Tells what is in the state directory. 0: all is well; 1: it is damaged. Raises CannotUseState."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads us may stop, like any reader of a list (head)
     if not state_dir:
         raise CannotUseState("there is no state directory to check; set --state-dir")
     try:

@@ -2,9 +2,11 @@
 
 import http.client
 import json
+import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -179,6 +181,19 @@ def test_check_state_says_what_is_there(start_daemon: StartDaemon, tmp_path: Pat
     assert status == 1
     assert output.startswith("damaged: ")
     assert (state / "registryd.db").exists(), "a look changes nothing"
+
+
+def test_whoever_reads_what_check_state_says_may_stop(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon("--state-dir", str(tmp_path))
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as nobody:
+        argv = [sys.executable, "-m", "registryd", "--check-state", "--state-dir", str(tmp_path)]
+        ran = subprocess.run(argv, stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (ran.returncode, ran.stderr) == (-signal.SIGPIPE, "")
 
 
 def test_two_daemons_do_not_share_a_state(start_daemon: StartDaemon, tmp_path: Path) -> None:
