@@ -278,17 +278,17 @@ class Server:
         self._feed.close()
         self._broadcast.close()
         end = asyncio.get_running_loop().time() + self._config.drain_timeout
-        await self._drain()
-        cut = len(self._under_way)
+        kept = 0
+        if is_keeping:
+            kept = await self._leave_connections(end)
+            self._http.wind_down()  # what is left closes with an answer, too
+        if self._is_handed_over:
+            await self._see_off()
+        cut = await self._drain(end)
         if cut:
             logger.warning(
                 "stopping although requests are under way cut=%d", cut, extra={"event": "cut_off", "count": cut}
             )
-        kept = 0
-        if is_keeping:
-            kept = await self._leave_connections()
-        elif self._is_handed_over:
-            await self._see_off()
         left = 0.0 if cut else max(0.0, end - asyncio.get_running_loop().time())
         unread = await self._close_http(left)
         if unread and not cut:
@@ -311,11 +311,12 @@ class Server:
         logger.info("stopped", extra={"event": "stopped"})
         return 1 if cut or closing.cancelled() else 0
 
-    async def _leave_connections(self) -> int:
-        """Leaves idle connections with the service manager, which hands them to the next of us; for those that are in
-        the middle of something there is a moment to become idle. Gives back how many it has."""
+    async def _leave_connections(self, end: float) -> int:
+        """Leaves idle connections with the service manager, which hands them to the next of us; those that are in the
+        middle of a request have until `end` to be answered and then idle, and those of which half a request has come a
+        moment. Gives back how many it has."""
         loop = asyncio.get_running_loop()
-        end, room, kept = loop.time() + SEEING_OFF, self._config.keep_connections, 0
+        moment, room, kept = loop.time() + SEEING_OFF, self._config.keep_connections, 0
         while True:
             idle = self._http.idle()[: room - kept]
             sent = self._notifier.store(CONNECTION, [connection.fileno() for connection in idle])
@@ -323,7 +324,8 @@ class Server:
                 connection.let_go()
             kept += sent
             await asyncio.sleep(0)  # they go
-            if not len(self._http) or sent < len(idle) or kept == room or loop.time() >= end or self._forced.is_set():
+            is_time_up = loop.time() >= (end if self._under_way else min(moment, end))
+            if not len(self._http) or sent < len(idle) or kept == room or is_time_up or self._forced.is_set():
                 return kept
             await asyncio.sleep(LOOK)
 
@@ -338,10 +340,15 @@ class Server:
         await self._unless_forced(closing, None)
         return await self._http.close(0) if closing.cancelled() else closing.result()
 
-    async def _drain(self) -> None:
-        """Waits until what has begun is answered: not for ever, and not after a second signal."""
-        drained = asyncio.ensure_future(self._under_way.wait_until_none())
-        await self._unless_forced(drained, self._config.drain_timeout)
+    async def _drain(self, end: float) -> int:
+        """Waits until what has begun is answered: not for ever, and not after a second signal. Gives back how much is
+        not: there may be something again that has come since there was nothing."""
+        while self._under_way and not self._forced.is_set():
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await self._unless_forced(asyncio.ensure_future(self._under_way.wait_until_none()), left)
+        return len(self._under_way)
 
     async def _unless_forced(self, ending: "asyncio.Future[Any]", seconds: float | None) -> None:
         """Waits for the end of something, which is cancelled at a second signal or when the time is up."""

@@ -250,26 +250,21 @@ def test_stopping_the_socket_stops_both(box: Box) -> None:
     assert box.run("systemctl", "is-active", "registryd", "registryd.socket", check=False).stdout == "inactive\n" * 2
 
 
-KEEP_ASKING = """
-import http.client, pathlib
-connection = http.client.HTTPConnection("127.0.0.1", 8006, timeout=20)
-enough, asked, sock = pathlib.Path("/run/enough"), 0, None
-while not enough.exists():
-    connection.request("GET", "/services/users")
-    answer = connection.getresponse()
-    assert answer.status == 200 and b"users-1" in answer.read()
-    assert sock in (None, connection.sock), "it is one and the same connection"
-    sock, asked = connection.sock, asked + 1
-assert asked > 3
-"""
-
-
-def test_a_connection_outlives_restarts(box: Box) -> None:
-    box.shell(
-        f"{REGISTER} >/dev/null; rm -f /run/enough; cat > /run/ask.py <<'END'\n{KEEP_ASKING}END\n"
-        "/usr/bin/python3 /run/ask.py & asking=$!; "
-        "for n in 1 2 3; do systemctl restart registryd; done; touch /run/enough; wait $asking"
+def test_a_restart_under_load_is_noticed_by_nobody(box: Box) -> None:
+    """1,000 requests a second, half on new connections, half on kept ones."""
+    heartbeats = "$(curl -s localhost:8006/status | grep -o renewed.:[0-9]* | cut -d: -f2)"
+    flows = f"timeout 20 bash -c 'until [ {heartbeats} -gt 100 ]; do sleep 0.05; done'\n"
+    said = json.loads(
+        box.shell(
+            "/usr/bin/python3 -I /srv/registryd/tests/traffic.py http://127.0.0.1:8006 & traffic=$!\n"
+            + (f"{flows}systemctl restart registryd\n" * 3)
+            + f"{flows}kill -TERM $traffic; wait $traffic"
+        )
     )
+
+    assert said["failures"] == 0, json.dumps(said, indent=1)
+    assert said["streams"] > 3, "who watches goes on after each"
+    assert said["answers"]["connections"] == said["keeping"], "systemd keeps their connections"
 
 
 def test_a_reload_tells_the_truth(box: Box) -> None:
