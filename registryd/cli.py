@@ -12,13 +12,14 @@ from pathlib import Path
 
 from registryd import control, logs
 from registryd.config import BadSetting, Config, asked_to_reload, load
-from registryd.listeners import CannotListen
+from registryd.listeners import AddressUnavailable, CannotListen
 from registryd.server import NotInstalled, Server, choose_http, loop_factory
 from registryd.store.file import CannotUseState, Damaged, opened
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the daemon until it is stopped. 0: stopped in order; 1: something was cut off; 2: could not start.
+    """Runs the daemon until it is stopped. 0: stopped in order; 1: something was cut off; 2: could not start; 3: nor
+    can it now, as the address is not to be had, but perhaps later.
     Or has a running one reload. 0: all settings are in force; 1: they are not."""
     if sys.stderr is None:  # closed by whoever started us, who does not want to hear anything
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of our life
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         http = choose_http(config.http)
         with asyncio.Runner(loop_factory=loop_factory(http)) as runner:
             return runner.run(_serve(config, http, change_log, load_again))
+    except AddressUnavailable as error:
+        return _cannot_start(str(error), config.log_format, status=3)
     except (CannotListen, CannotUseState, NotInstalled) as error:
         return _cannot_start(str(error), config.log_format)
     finally:
@@ -76,6 +79,6 @@ def _check_state(state_dir: str) -> int:
     return 0
 
 
-def _cannot_start(why: str, log_format: str = "auto") -> int:
+def _cannot_start(why: str, log_format: str = "auto", status: int = 2) -> int:
     print(logs.cannot_start(why, log_format, os.environ, sys.stderr), file=sys.stderr)
-    return 2
+    return status

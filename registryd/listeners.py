@@ -27,7 +27,11 @@ _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class CannotListen(Exception):
-    """The address cannot be listened on; the text is one line that says why and what to do."""
+    """There is nothing to listen on; the text is one line that says why and what to do."""
+
+
+class AddressUnavailable(CannotListen):
+    """The address cannot be listened on, which may be otherwise later: who has it goes, the network comes."""
 
 
 def adopt(name: str, descriptor: int) -> socket.socket:
@@ -66,14 +70,15 @@ def take_back(descriptor: int) -> tuple[socket.socket, Any] | None:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of `host`; with port 0 all on the same free one. Raises CannotListen."""
+    """Sockets that listen on every address of `host`; with port 0 all on the same free one. Raises
+    AddressUnavailable."""
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     try:
         addresses = _addresses(host)
     except (socket.gaierror, UnicodeError) as error:
         why = getattr(error, "strerror", None) or "that is no host name"
-        raise CannotListen(f"cannot find an address for host {host!r}: {why}; set --host") from None
+        raise AddressUnavailable(f"cannot find an address for host {host!r}: {why}; set --host") from None
     for family, address in addresses:
         try:
             sock = socket.create_server((address, port), family=family, backlog=BACKLOG)
@@ -89,7 +94,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         why = os.strerror(failure.errno) if failure.errno else str(failure)
-        raise CannotListen(f"cannot listen on {host} port {port}: {why}; set --host or --port")
+        raise AddressUnavailable(f"cannot listen on {host} port {port}: {why}; set --host or --port")
     return sockets
 
 

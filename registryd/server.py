@@ -30,6 +30,7 @@ from registryd.core.state import State
 from registryd.feed import Feed
 from registryd.listeners import (
     Acceptor,
+    AddressUnavailable,
     CannotListen,
     adopt,
     allow_many_connections,
@@ -111,7 +112,15 @@ class Server:
                 )
             sockets.append(adopt(*handed))
         self._is_handed_over = bool(sockets)
-        return sockets or listen(self._config.host, self._config.port)
+        try:
+            return sockets or listen(self._config.host, self._config.port)
+        except AddressUnavailable as error:
+            if not self._notifier.has_manager:
+                raise
+            # Under our own unit, which may not open sockets, this is what is wrong.
+            raise AddressUnavailable(
+                f"{error}, or have the service manager hand a socket over: systemctl restart registryd.socket"
+            ) from None
 
     def _open_registry(self) -> None:
         """Begins where the former life has ended, if there was one. Raises CannotUseState."""

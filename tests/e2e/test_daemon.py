@@ -145,10 +145,10 @@ def test_a_second_signal_forces_the_stop(daemon: RunningDaemon) -> None:
     assert "SIGTERM again: stopping at once" in daemon.output
 
 
-def refused(*argv: str, **environ: str) -> str:
+def refused(*argv: str, status: int = 2, **environ: str) -> str:
     """The only line of a daemon that does not start."""
     with Process([*argv], environ) as process:
-        assert process.wait() == 2
+        assert process.wait() == status
     (line,) = process.lines
     return line
 
@@ -157,7 +157,7 @@ def refused(*argv: str, **environ: str) -> str:
 def test_a_port_in_use_is_one_line_and_status_2(daemon: RunningDaemon, command: list[str]) -> None:
     port = daemon.url.rpartition(":")[2]
 
-    assert refused(*command, "--port", port) == (
+    assert refused(*command, "--port", port, status=3) == (
         f"registryd: cannot listen on 127.0.0.1 port {port}: Address already in use; set --host or --port"
     )
 

@@ -24,11 +24,12 @@ def fetch(box: Box, path: str) -> Any:
     return json.loads(box.run("curl", "-s", f"localhost:8006{path}").stdout)
 
 
-def drop_in(box: Box, text: str, unit: str = "registryd.service") -> None:
+def drop_in(box: Box, text: str, unit: str = "registryd.service", check: bool = True) -> None:
     box.shell(
         f"mkdir -p /run/systemd/system/{unit}.d\n"
-        f"printf '{text}' > /run/systemd/system/{unit}.d/test.conf\n"
-        f"systemctl daemon-reload; systemctl restart {unit}"
+        f"cat > /run/systemd/system/{unit}.d/test.conf <<'END'\n{text}\nEND\n"
+        f"systemctl daemon-reload; systemctl restart {unit}",
+        check=check,
     )
 
 
@@ -69,7 +70,7 @@ def test_there_is_nothing_to_write_to_but_its_state(box: Box) -> None:
 
 def test_it_asks_for_no_system_call_that_is_denied_but_io_uring(box: Box) -> None:
     """Else it would be killed here."""
-    drop_in(box, "[Service]\\nSystemCallErrorNumber=kill\\nSystemCallFilter=@aio\\n")
+    drop_in(box, "[Service]\nSystemCallErrorNumber=kill\nSystemCallFilter=@aio\n")
     box.shell(
         f"{REGISTER}\ncurl -sS localhost:8006/heartbeat/users-1 -X POST\n"
         "curl -sS localhost:8006/openapi.json -o /dev/null\n"
@@ -221,7 +222,7 @@ def test_a_client_starts_it_again(box: Box) -> None:
 
 
 def test_the_address_is_changed_in_the_socket(box: Box) -> None:
-    drop_in(box, "[Socket]\\nListenStream=\\nListenStream=127.0.0.1:80\\n", "registryd.socket")
+    drop_in(box, "[Socket]\nListenStream=\nListenStream=127.0.0.1:80\n", "registryd.socket")
 
     assert box.run("curl", "-sS", "localhost:80/livez").stdout == "ok\n"
     assert box.property("StatusText").startswith("http://127.0.0.1:80: ")
@@ -242,6 +243,27 @@ def test_what_was_answered_survives_a_kill_and_whoever_knocks_meanwhile_waits(bo
     listed = fetch(box, "/services/users")["instances"]
     assert [instance["instance_id"] for instance in listed] == ["users-1"]
     assert box.property("MainPID") != pid
+
+
+WITHOUT_SOCKET_AT_FIRST = """[Service]
+ExecStart=
+ExecStart=/bin/sh -c "test -e /var/lib/registryd/again || { : > /var/lib/registryd/again; unset LISTEN_FDS; }; \\
+  exec /opt/registryd/bin/registryd"
+"""
+
+
+def test_a_start_without_the_socket_is_tried_again(box: Box) -> None:
+    """As when the socket has had enough of crashes in the moment in which the service starts."""
+    drop_in(box, WITHOUT_SOCKET_AT_FIRST, check=False)
+    box.shell("curl -fsS localhost:8006/readyz")
+
+    assert (box.property("ActiveState"), box.property("NRestarts")) == ("active", "1")
+    box.run("journalctl", "--sync")
+    assert re.search(
+        r"cannot listen on 127\.0\.0\.1 port 8006: .*; set --host or --port, or have the service manager hand a socket "
+        r"over: systemctl restart registryd\.socket\n",
+        box.shell("journalctl -u registryd -o cat --no-pager -n 20"),
+    )
 
 
 def test_stopping_the_socket_stops_both(box: Box) -> None:
@@ -279,7 +301,7 @@ def test_a_reload_tells_the_truth(box: Box) -> None:
 
 
 def test_the_watchdog_restarts_a_stuck_loop(box: Box) -> None:
-    drop_in(box, "[Service]\\nWatchdogSec=1\\nRestartSec=100ms\\n")
+    drop_in(box, "[Service]\nWatchdogSec=1\nRestartSec=100ms\n")
     pid = box.property("MainPID")
     box.shell(f"kill -STOP {pid}")
     wait_for_restart(box, pid)
@@ -290,7 +312,7 @@ def test_the_watchdog_restarts_a_stuck_loop(box: Box) -> None:
 
 
 def test_a_fed_watchdog_leaves_it_alone(box: Box) -> None:
-    drop_in(box, "[Service]\\nWatchdogSec=1\\n")
+    drop_in(box, "[Service]\nWatchdogSec=1\n")
     before = int(box.property("WatchdogTimestampMonotonic"))
     fed = f"[ $(systemctl show -P WatchdogTimestampMonotonic registryd) -gt {before + 2_000_000} ]"
     box.shell(f"timeout 20 bash -c 'until {fed}; do sleep 0.05; done'")
