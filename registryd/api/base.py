@@ -4,12 +4,14 @@ import asyncio
 import functools
 import inspect
 import logging
+import time
 from asyncio import Future
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
 from msgspec import Struct
 from tornado.http1connection import HTTP1Connection
+from tornado.httputil import format_timestamp
 from tornado.web import HTTPError, RequestHandler
 
 from registryd import __version__
@@ -45,6 +47,27 @@ class Declared(NamedTuple):
 
 class ReaderGone(Exception):
     """The client has closed the connection while it waited: there is nobody left to answer."""
+
+
+def problem_headers(problem: problems.Problem, body: bytes) -> dict[str, str]:
+    """The headers of a problem's answer, in the order in which a handler sends them."""
+    again = {"Retry-After": "1"} if problem.is_passing else {}
+    own = {"Server": SERVER, "Content-Type": problems.CONTENT_TYPE, "Date": format_timestamp(time.time())}
+    return {**own, **again, "Content-Length": str(len(body))}
+
+
+def whole_problem(problem: problems.Problem, **more: str) -> bytes:
+    """A problem as a whole answer, with more headers."""
+    body = problem.render()
+    headers = problem_headers(problem, body) | more
+    lines = [f"HTTP/1.1 {problem.status} {problem.title}", *(f"{name}: {headers[name]}" for name in headers)]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def log_fault(request: str, error: BaseException | None) -> None:
+    """A fault of our own goes into the log with its stack. A client's fault is the client's to know."""
+    if error is not None and problems.status_of(error) == 500:
+        logger.error("failed request=%s", request, exc_info=error, extra={"event": "failed", "request": request})
 
 
 class Handler(RequestHandler):
@@ -159,16 +182,8 @@ class Handler(RequestHandler):
             sent.add_done_callback(lambda _: timer.cancel())
         return sent
 
-    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
-        # Our own faults, with their stack. A client's fault is the client's to know.
-        if value is not None and problems.status_of(value) == 500:
-            logger.error(
-                "failed request=%s %s",
-                self.request.method,
-                self.request.uri,
-                exc_info=(typ, value, tb),
-                extra={"event": "failed", "request": f"{self.request.method} {self.request.uri}"},
-            )
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:  # noqa: ARG002 - the error knows them
+        log_fault(f"{self.request.method} {self.request.uri}", value)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
@@ -178,10 +193,11 @@ class Handler(RequestHandler):
         error = kwargs.get("exc_info", (None, None, None))[1] or HTTPError(status_code)
         if status_code == 405:
             self.set_header("Allow", self._allow())
-        if status_code in (429, 503):
+        problem = problems.problem_of(error)
+        if problem.is_passing:
             self.set_header("Retry-After", "1")
         self.set_header("Content-Type", problems.CONTENT_TYPE)
-        self.finish(problems.problem_of(error).render())
+        self.finish(problem.render())
 
     def _allow(self) -> str:
         there = [verb for verb in _VERBS if hasattr(getattr(self, verb.lower()), "declared")]

@@ -2,14 +2,19 @@
 their handlers in v1.py would send. Anything out of the ordinary is left to those.
 """
 
-from collections.abc import Callable
+import asyncio
+from asyncio import Future
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tornado.httputil import format_timestamp
 
 from registryd.api import render
-from registryd.api.base import SERVER
+from registryd.api.base import SERVER, log_fault, whole_problem
 from registryd.api.context import Context
+from registryd.api.problems import problem_of
 from registryd.core.errors import RegistrydError, UnknownInstance
+from registryd.core.leases import Lease
 from registryd.core.model import Origin, Register
 
 #: The name under which a service keeps the rest of the head of its answer, with the index that is in it.
@@ -18,8 +23,8 @@ _NO_HEAD = (-1, b"")
 
 _LENGTHS = [b"\r\nContent-Length: %d\r\n\r\n" % length for length in range(1024)]
 
-#: What follows the prefix in the target, the body, the asker's address and User-Agent: the answer, or None.
-Answer = Callable[[bytes, bytes, str, str], bytes | None]
+#: What follows the prefix in the target, the body, the asker's address and User-Agent: the answer, its future, or None.
+Answer = Callable[[bytes, bytes, str, str], "bytes | Future[bytes] | None"]
 
 
 class HotCalls:
@@ -28,6 +33,7 @@ class HotCalls:
     def __init__(self, context: Context) -> None:
         self._registry = context.registry
         self._reader = context.reader
+        self._under_way = context.under_way
         #: The current second since 1970, and what is the same in all answers until it is over.
         self._second = 0
         self._first = b""
@@ -68,16 +74,36 @@ class HotCalls:
             return None
         return self._whole(render.json_bytes(render.renewed(lease)), lease.last_heartbeat)
 
-    def register(self, rest: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:
-        """`POST /register`, where nothing has to be waited for."""
-        if rest or not self._registry.changes_at_once:
+    def register(self, rest: bytes, body: bytes, address: str, user_agent: str) -> "bytes | Future[bytes] | None":
+        """`POST /register`; the answer comes later where there is something to wait for."""
+        if rest:
             return None
         try:
             command = self._reader.body(Register, body)
-            lease = self._registry.register_at_once(command, Origin(address, user_agent[:256]))
+            origin = Origin(address, user_agent[:256])
+            if not self._registry.changes_at_once:
+                return self._later(self._register(command, origin))
+            lease = self._registry.register_at_once(command, origin)
         except RegistrydError:
             return None
+        return self._registered(lease)
+
+    async def _register(self, command: Register, origin: Origin) -> bytes:
+        try:
+            return self._registered(await self._registry.register(command, origin))
+        except Exception as error:
+            log_fault("POST /register", error)
+            return whole_problem(problem_of(error))
+
+    def _registered(self, lease: Lease) -> bytes:
         return self._whole(render.json_bytes(render.instance(lease)), lease.last_heartbeat)
+
+    def _later(self, answering: Coroutine[Any, Any, bytes]) -> "Future[bytes]":
+        """An answer that a stop waits for."""
+        coming = asyncio.ensure_future(answering)
+        self._under_way.begin(coming, coming)
+        coming.add_done_callback(self._under_way.end)
+        return coming
 
     def _begin(self, second: int) -> bytes:
         """The status line and the first headers, which are the same for a second."""

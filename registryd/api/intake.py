@@ -6,9 +6,7 @@ a connection reset and the connection can go on; but not for ever.
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable
-from http import HTTPStatus
 from socket import socket
 from typing import Any, NoReturn
 
@@ -21,13 +19,12 @@ from tornado.httputil import (
     HTTPServerConnectionDelegate,
     RequestStartLine,
     ResponseStartLine,
-    format_timestamp,
 )
 from tornado.iostream import IOStream
 from tornado.web import Application
 
 from registryd.api import problems
-from registryd.api.base import SERVER
+from registryd.api.base import problem_headers, whole_problem
 from registryd.api.context import UnderWay
 from registryd.api.reader import Reader
 from registryd.core.limits import Limits
@@ -42,13 +39,7 @@ PATIENCE = 8
 
 def refuse(status: int, code: str, detail: str) -> bytes:
     """A whole answer that refuses what is no request, or not yet one, and closes the connection."""
-    body = problems.Problem(status, code, detail).render()
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        f"Server: {SERVER}\r\nDate: {format_timestamp(time.time())}\r\n"
-        f"Content-Type: {problems.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    return whole_problem(problems.Problem(status, code, detail), Connection="close")
 
 
 class IntakeServer(HTTPServer):
@@ -208,20 +199,13 @@ class _Message(HTTPMessageDelegate):
         self._inner = None
         problem = problems.problem_of(error)
         body = problem.render()
-        headers = HTTPHeaders(
-            {
-                "Server": SERVER,
-                "Content-Type": problems.CONTENT_TYPE,
-                "Date": format_timestamp(time.time()),
-                "Content-Length": str(len(body)),
-            }
-        )
+        headers = HTTPHeaders(problem_headers(problem, body))
         # A client that asks before it sends its body has none on the way: the connection can be closed cleanly now,
         # and must be, as Tornado would go on to ask for the body. One that sends too much to be read is told so.
         asks_first = request_headers.get("Expect", "").lower() == "100-continue"
         if asks_first or _announced(request_headers) > PATIENCE * self._limits.body_bytes:
             headers["Connection"] = "close"
-        line = ResponseStartLine("HTTP/1.1", problem.status, HTTPStatus(problem.status).phrase)
+        line = ResponseStartLine("HTTP/1.1", problem.status, problem.title)
         self._sent = self._request.write_headers(line, headers, b"" if self._is_head else body)
         if asks_first:
             self._end()

@@ -104,12 +104,21 @@ class Problem(NamedTuple):
     detail: str
     field: str | None = None
 
+    @property
+    def title(self) -> str:
+        """What its status is called."""
+        return http.HTTPStatus(self.status).phrase
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same may be answered otherwise when it is asked again soon."""
+        return self.status in (429, 503)
+
     def render(self) -> bytes:
         """The body, `application/problem+json`."""
-        title = http.HTTPStatus(self.status).phrase
         field = UNSET if self.field is None else self.field
         return render.json_bytes(
-            ProblemShape(title=title, status=self.status, detail=self.detail, code=self.code, field=field)
+            ProblemShape(title=self.title, status=self.status, detail=self.detail, code=self.code, field=field)
         )
 
 

@@ -15,13 +15,13 @@ import re
 from asyncio import Future
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import httptools
 from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerConnectionDelegate, RequestStartLine
 from tornado.iostream import StreamClosedError
 
-from registryd.front.exchange import Exchange, Peer, done_future
+from registryd.front.exchange import Exchange, Later, Peer, done_future
 from registryd.front.table import COLD_HEADERS, Answer, HotTable
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         self._address = peer.remote_ip
         self._parser = httptools.HttpRequestParser(self)
         #: Requests that are not answered yet; the first has its turn. And how much of them waits.
-        self._exchanges: deque[Exchange] = deque()
+        self._exchanges: deque[Exchange | Later] = deque()
         self._waiting = 0
         self._unparsed = b""
         self._is_parsing_later = False
@@ -223,7 +223,8 @@ class Connection(asyncio.Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._quiet = 0
         self._is_pumping = False
-        self._tasks: set[Future[None]] = set()
+        #: What we wait for, or nobody might keep it.
+        self._tasks: set[Future[Any]] = set()
         # The request that is being parsed.
         self._in_message = False
         self._in_head = True
@@ -262,7 +263,11 @@ class Connection(asyncio.Protocol):
                     return
                 if answer is not None:
                     self._quiet = 0
-                    self._write(answer)
+                    if type(answer) is bytes:
+                        self._write(answer)
+                    else:
+                        self._is_fresh = False
+                        self._answer_later(cast("Future[bytes]", answer))
                     return
         if self._is_last:
             return
@@ -335,6 +340,21 @@ class Connection(asyncio.Protocol):
         do it again."""
         logger.error("a hot call failed", exc_info=error, extra={"event": "failed"})
         self._refuse(500, "internal_error", "registryd has failed; its log says why")
+
+    def _answer_later(self, coming: "Future[bytes]") -> None:
+        """A hot call is answered when its answer comes; what is asked meanwhile stands in line."""
+        later = Later()
+        self._exchanges.append(later)
+
+        def answer(coming: "Future[bytes]") -> None:
+            self._tasks.discard(coming)
+            later.is_finished = True
+            if not coming.cancelled():  # else everything ends
+                self.send(coming.result())
+                self.ended(later)
+
+        self._tasks.add(coming)
+        coming.add_done_callback(answer)
 
     def _call(self, line: bytes, body: bytes, user_agent: str) -> Call | None:
         for prefix, function in self._hot:
@@ -476,8 +496,10 @@ class Connection(asyncio.Protocol):
             if answer is None:
                 self._hot_body = hot_body
                 self._cool_down()
-            else:
+            elif isinstance(answer, bytes):
                 self.send(answer)
+            else:
+                self._answer_later(answer)
         current, self._current = self._current, None
         self._url, self._headers, self._head_bytes, self._header_bytes = b"", [], 0, 0
         if not keep_alive:
@@ -574,9 +596,9 @@ class Connection(asyncio.Protocol):
         if not self._is_feeding:
             self._take_stock()
 
-    def _give(self, exchange: Exchange) -> bool:
+    def _give(self, exchange: Exchange | Later) -> bool:
         """Gives an exchange the next part; whether there may be another."""
-        if exchange.is_blocked or exchange.is_delivered:
+        if isinstance(exchange, Later) or exchange.is_blocked or exchange.is_delivered:
             return False
         if exchange.delegate is None:
             self._waiting -= EACH_WAITING
@@ -626,16 +648,19 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         return self._room or self._shared.done
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: Exchange | Later) -> None:
         """The answer is complete; the next one's turn comes, if the connection goes on."""
         if self._is_lost or self._transport.is_closing():
             return
         self._exchanges.popleft()
         self._quiet = 0
-        self._waiting -= sum(map(len, exchange.parts))
-        exchange.parts.clear()
         if self._room is not None:
             self._watch_unread()
+        if isinstance(exchange, Later):
+            self._pump()
+            return
+        self._waiting -= sum(map(len, exchange.parts))
+        exchange.parts.clear()
         if not exchange.is_received:  # the rest of its body is nobody's, and the next request is behind it
             self._linger()
         elif not exchange.keep_alive:

@@ -153,6 +153,18 @@ class Exchange(HTTPConnection):
         return chunk
 
 
+class Later:
+    """The place in line of a hot call that is answered later."""
+
+    __slots__ = ("is_finished",)
+
+    def __init__(self) -> None:
+        self.is_finished = False
+
+    def closed(self) -> None:
+        """The other side has gone, or reads no more: the call is carried out all the same."""
+
+
 def done_future() -> "Future[None]":
     """A future that is done."""
     future: Future[None] = asyncio.get_running_loop().create_future()

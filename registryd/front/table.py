@@ -1,10 +1,12 @@
-"""The hot table: calls that are answered by a synchronous function with finished bytes."""
+"""The hot table: calls that are answered by a function with finished bytes."""
 
+from asyncio import Future
 from collections.abc import Callable, Sequence
 
 #: Gets what follows the prefix in the request's target, the body, and who asks (address, User-Agent). Gives back the
-#: whole answer, head and body; or None, having changed nothing, where the call is for its handler after all.
-Answer = Callable[[bytes, bytes, str, str], bytes | None]
+#: whole answer, head and body, or what brings it later, and does not fail; or None, having changed nothing, where the
+#: call is for its handler after all.
+Answer = Callable[[bytes, bytes, str, str], "bytes | Future[bytes] | None"]
 
 
 #: The calls that are tried, in this order, each by the beginning of its request line: `GET /services/`. Each answers

@@ -226,9 +226,15 @@ class Server(NamedTuple):
         return f"{self.name} is left out, {self.program} is not on the PATH{hint}"
 
 
-def registryd(http: str) -> Callable[[Place], list[str]]:
+def registryd(http: str, *, keeps: bool = False) -> Callable[[Place], list[str]]:
+    """With `keeps`, its state is in its folder."""
     more = ["--heartbeat-timeout", "86400", "--max-instances", "20000000", "--max-instances-per-service", "20000000"]
-    return lambda place: [sys.executable, "-m", "registryd", "--port", "0", "--http", http, *more]
+
+    def command(place: Place) -> list[str]:
+        state = ["--state-dir", str(place.folder)] if keeps else []
+        return [sys.executable, "-m", "registryd", "--port", "0", "--http", http, *more, *state]
+
+    return command
 
 
 def peer(script: str) -> Callable[[Place], list[str]]:
@@ -297,6 +303,10 @@ SERVERS = [
     Server(
         "tornado", "registryd, Tornado's server", RegistryCalls(), REGISTRY | {"handler"},
         registryd("tornado"), "/readyz", LISTENING,
+    ),
+    Server(
+        "stored", "registryd, with --state-dir", RegistryCalls(), frozenset({"lookup", "heartbeat", "register"}),
+        registryd("front", keeps=True), "/readyz", LISTENING,
     ),
     Server(
         "nginx", "return 200, constant bytes", RegistryCalls(), REGISTRY | {"handler"},
@@ -410,6 +420,11 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def kill(self) -> None:
+        """Ends the process as nobody should."""
+        self._process.kill()
+        self._process.wait()
 
     def fill(self, instances: Iterable[tuple[int, int]], told: Callable[[int], None]) -> None:
         """Registers all of these (service, instance); `told` hears of each batch how many requests are done."""

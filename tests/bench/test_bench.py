@@ -49,6 +49,17 @@ def test_the_bench_under_load_prints_its_tables_and_writes_figures_and_plot(tmp_
     assert ET.fromstring(plot.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_the_bench_of_a_restart_prints_its_table() -> None:
+    bench = Path(__file__).parent / "restart.py"
+    short = ["--instances", "2000", "--rounds", "1"]
+    ran = subprocess.run([sys.executable, str(bench), *short], capture_output=True, text=True, check=True)
+
+    heading, none, all_back = ran.stdout.splitlines()
+    assert heading.split() == ["instances", "answers", "after"]
+    assert none.split()[0] == "0"
+    assert re.fullmatch(r" +2,000 +[\d.]+ s   -?[\d.]+ µs each", all_back)
+
+
 def test_without_wrk_the_bench_under_load_says_which_package_has_it() -> None:
     bench = Path(__file__).parent / "load.py"
     ran = subprocess.run([sys.executable, str(bench)], env={"PATH": ""}, capture_output=True, text=True, check=False)

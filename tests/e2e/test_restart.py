@@ -15,7 +15,7 @@ from registryd.listeners import listen
 
 pytestmark = pytest.mark.e2e
 
-TRAFFIC = Path(__file__).parent.parent / "traffic.py"
+TRAFFIC = Path(__file__).parents[1] / "bench/traffic.py"
 RESTARTS = 3
 #: How connections get over a restart, and the flags for it.
 WAYS = {

@@ -1,6 +1,8 @@
 """What the front owes HTTP beyond the right answer: order, bounds, time, and a clean end."""
 
 import asyncio
+import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -12,6 +14,7 @@ from conftest import ExpectLog
 from support import a_registration
 from world import MemoryTransport, World, connect, until, world
 
+from registryd.core.errors import StoreUnavailable
 from registryd.core.limits import Limits
 from registryd.front import connection
 from registryd.front.exchange import Peer
@@ -77,6 +80,70 @@ def test_hot_calls_wait_behind_a_handler_that_waits() -> None:
         await there.registry.register(a_registration(instance_id="i2"))
         assert await answers(transport, 5) == [b"200"] * 5
         assert transport.written.count(b'"count":2') == 4
+
+    play(story)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_hot_call_that_waits_for_the_store_keeps_its_place(is_known: bool) -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        if is_known:
+            transport.protocol.data_received(A_POST + BODY)
+        there.store.hold()
+        before = bytes(transport.written)
+        transport.protocol.data_received(A_POST + BODY.replace(b'"a"', b'"b"'))
+        transport.protocol.data_received(LIVE + LOOKUP)
+        transport.protocol.data_received(LOOKUP)
+        await there.store.waiting.wait()
+        assert transport.written == before
+        assert there.http.idle() == []
+        assert len(there.under_way) == 1
+
+        there.store.release()
+        assert (await answers(transport, 4 + is_known))[-4:] == [b"200"] * 4
+        assert transport.written.count(b'"instance_id":"b"') == 3, "of the registration, and of both lists"
+        await until(lambda: there.http.idle() and not len(there.under_way), "it is idle")
+
+    play(story)
+
+
+def test_a_hot_call_that_waits_is_carried_out_whoever_goes_meanwhile() -> None:
+    async def story(there: World) -> None:
+        gone, half_open = connect(there), connect(there)
+        there.store.hold()
+        gone.protocol.data_received(A_POST + BODY + LIVE)
+        half_open.protocol.data_received(A_POST + BODY.replace(b'"a"', b'"b"') + LIVE)
+        await there.store.waiting.wait()
+        gone.lose()
+        assert half_open.protocol.eof_received(), "it stays open"
+
+        there.store.release()
+        assert await answers(half_open, 2) == [b"200"] * 2
+        await until(lambda: half_open.is_lost, "the end")
+        assert gone.written == b""
+        assert there.registry.lease("a").status == there.registry.lease("b").status == "up"
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [(StoreUnavailable, b"503"), (ZeroDivisionError, b"500")],
+    ids=["store", "fault"],
+)
+def test_a_hot_call_that_fails_later_is_answered_as_by_its_handler(
+    failure: type[Exception], said: bytes, expect_log: ExpectLog
+) -> None:
+    async def story(there: World) -> None:
+        there.store.fail_with(failure())
+        hot, handler = connect(there), connect(there)
+        with expect_log("failed request=POST /register") if said == b"500" else contextlib.nullcontext():
+            hot.protocol.data_received(A_POST + BODY + LIVE)
+            handler.protocol.data_received(A_POST.replace(b"/register", b"/register/") + BODY + LIVE)
+            assert await answers(hot, 2) == await answers(handler, 2) == [said, b"200"]
+        one, other = (re.sub(rb"Date: [^\r]*", b"", transport.written) for transport in (hot, handler))
+        assert one == other
 
     play(story)
 

@@ -278,7 +278,7 @@ def test_a_restart_under_load_is_noticed_by_nobody(box: Box) -> None:
     flows = f"timeout 20 bash -c 'until [ {heartbeats} -gt 100 ]; do sleep 0.05; done'\n"
     said = json.loads(
         box.shell(
-            "/usr/bin/python3 -I /srv/registryd/tests/traffic.py http://127.0.0.1:8006 & traffic=$!\n"
+            "/usr/bin/python3 -I /srv/registryd/tests/bench/traffic.py http://127.0.0.1:8006 & traffic=$!\n"
             + (f"{flows}systemctl restart registryd\n" * 3)
             + f"{flows}kill -TERM $traffic; wait $traffic"
         )

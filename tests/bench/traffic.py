@@ -1,5 +1,6 @@
-"""Traffic that notices a restart: `python tests/traffic.py URL`, until SIGTERM; then a line of JSON says how it went.
+"""Traffic that notices a restart: `python tests/bench/traffic.py URL`, until SIGTERM
 
+Then a line of JSON says how it went.
 A thousand requests a second come, whether or not those before were answered: half on connections of their own, half on
 ones that are kept. Instances register, send heartbeats, are looked up and leave again, while others watch them by a
 stream and by long polls. Every answer has to come, be the right one, and have no index below one that had been
