@@ -17,11 +17,23 @@ from typing import NamedTuple
 import msgspec
 
 from registryd.clock import Clock
+from registryd.core.access import EVERYONE, Caller
 from registryd.core.choice import Choice, choose
 from registryd.core.errors import LimitReached, UnknownInstance
 from registryd.core.history import History
 from registryd.core.leases import Lease
-from registryd.core.model import NOBODY, Change, Command, Deregister, Origin, Register, Resume, SetOverride, Update
+from registryd.core.model import (
+    NOBODY,
+    Change,
+    Command,
+    Deregister,
+    Instance,
+    Origin,
+    Register,
+    Resume,
+    SetOverride,
+    Update,
+)
 from registryd.core.past import REMEMBERED_SECONDS
 from registryd.core.services import Service, ServiceCount
 from registryd.core.state import State
@@ -61,6 +73,11 @@ class Story(NamedTuple):
     instance_id: str
     lease: Lease | None
     events: list[Change]
+
+    @property
+    def instance(self) -> Instance:
+        """As it is, or was when it went."""
+        return self.events[-1].instance if self.lease is None else self.lease.instance
 
 
 class _Asked:
@@ -151,7 +168,7 @@ class Registry:
         """A heartbeat that reports something; gives back the lease. Raises UnknownInstance, StaleGeneration.
 
         The heartbeat counts at once, whatever the report has to wait for."""
-        self.renew(command.instance_id, command.generation)
+        self.renew(command.instance_id, command.generation, origin.caller)
         return _lease(await self._change(command, origin))
 
     async def deregister(self, command: Deregister, origin: Origin = NOBODY) -> Change:
@@ -163,23 +180,25 @@ class Registry:
         """Lays an override over an instance, or takes it off; gives back the lease. Raises UnknownInstance."""
         return _lease(await self._change(command, origin))
 
-    def renew(self, instance_id: str, generation: int | None = None) -> Lease:
-        """A heartbeat: the lease runs for another ttl. Gives it back. Raises UnknownInstance, StaleGeneration."""
+    def renew(self, instance_id: str, generation: int | None = None, caller: Caller = EVERYONE) -> Lease:
+        """A heartbeat: the lease runs for another ttl. Gives it back. Raises UnknownInstance, StaleGeneration,
+        Forbidden."""
         now = self._settle()
         if self.is_behind:
             self._settle_instance(instance_id, now)
-        lease = self._state.lease(instance_id, generation)
+        lease = self._state.lease_to_change(instance_id, generation, caller)
         self._state.renew(lease, now, self._clock.wall())
         self._renewed += 1
         return lease
 
-    def renew_all(self, instance_ids: Iterable[str]) -> tuple[int, list[str]]:
-        """A heartbeat for each; gives back how many there were, and the ids that are unknown."""
+    def renew_all(self, instance_ids: Iterable[str], caller: Caller = EVERYONE) -> tuple[int, list[str]]:
+        """A heartbeat for each; gives back how many there were, and the ids that are unknown: to the caller, so that
+        those are among them which he may not change."""
         now, wall = self._settle(), self._clock.wall()
-        renewed, unknown = 0, []
+        renewed, unknown, is_free = 0, [], caller is EVERYONE
         for instance_id in instance_ids:
             lease = self._state.find(instance_id)
-            if lease is None or lease.expires_at <= now:
+            if lease is None or lease.expires_at <= now or not (is_free or caller.may_change(lease.instance)):
                 unknown.append(instance_id)
             else:
                 self._state.renew(lease, now, wall)

@@ -2,6 +2,8 @@
 
 RegistrydError
 ├── InvalidInput        what was sent breaks a rule; carries `field`
+├── Unauthorized        who asks has shown no token, or one that is not known
+├── Forbidden           who asks has not the right to do that
 ├── UnknownInstance     no such instance is registered, or its lease has ended
 ├── StaleGeneration     the instance has been taken over by a newer registration
 ├── LimitReached        one more would be over a limit of this registry
@@ -10,8 +12,8 @@ RegistrydError
 """
 
 __all__ = [
-    "ECHO", "InvalidInput", "LimitReached", "Recovering", "RegistrydError", "StaleGeneration", "StoreUnavailable",
-    "UnknownInstance",
+    "ECHO", "Forbidden", "InvalidInput", "LimitReached", "Recovering", "RegistrydError", "StaleGeneration",
+    "StoreUnavailable", "Unauthorized", "UnknownInstance",
 ]  # fmt: skip
 
 
@@ -34,6 +36,27 @@ class InvalidInput(RegistrydError, ValueError):
         super().__init__(detail)
         self.field = field
         self.code = code
+
+
+class Unauthorized(RegistrydError):
+    """Who asks has shown no token, or one that is not known."""
+
+    code = "unauthorized"
+
+    def __init__(self, detail: str, *, is_bad: bool) -> None:
+        super().__init__(detail)
+        #: Whether a token was shown.
+        self.is_bad = is_bad
+
+
+class Forbidden(RegistrydError):
+    """Who asks has not the right to do that."""
+
+    code = "forbidden"
+
+    def __init__(self, name: str, right: str, of_what: str) -> None:
+        who = f"token {name!r}" if name else "who shows no token"
+        super().__init__(f"{who} has not the right `{right}` for {of_what}; use a token that has")
 
 
 class UnknownInstance(RegistrydError):

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from registryd.core.access import EVERYONE, Caller
 from registryd.core.errors import InvalidInput
 
 #: What an instance says about itself; what an operator lays over it; and what a reader sees.
@@ -41,6 +42,8 @@ class Instance(Struct, frozen=True, gc=False, kw_only=True):
     weight: int
     #: 1 for the first registration under an id, one more for each that takes it over.
     generation: int
+    #: The name of the token that registered it; empty where there was no access control.
+    owner: str = ""
 
 
 class Override(Struct, frozen=True, gc=False):
@@ -56,10 +59,11 @@ class Override(Struct, frozen=True, gc=False):
 
 
 class Origin(NamedTuple):
-    """Who asked for a change: for the history."""
+    """Who asks for a change: for the history, and for what he may do."""
 
     address: str = ""
     user_agent: str = ""
+    caller: Caller = EVERYONE
 
 
 NOBODY = Origin()

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from registryd.core.access import EVERYONE, Caller
 from registryd.core.errors import LimitReached, StaleGeneration, UnknownInstance
 from registryd.core.leases import Lease, Leases
 from registryd.core.limits import Limits, flag_of
@@ -71,6 +72,18 @@ class State:
             raise UnknownInstance(instance_id)
         if generation is not None and generation != lease.instance.generation:
             raise StaleGeneration(instance_id, generation, lease.instance.generation)
+        return lease
+
+    def lease_to_change(self, instance_id: str, generation: int | None, caller: Caller) -> Lease:
+        """The same for someone who is about to change it. Raises Forbidden, too."""
+        if caller is not EVERYONE:
+            caller.must_change(self.lease(instance_id).instance)
+        return self.lease(instance_id, generation)
+
+    def lease_to_operate(self, instance_id: str, caller: Caller) -> Lease:
+        """The same for someone who is about to lay an override over it, or to take it off."""
+        lease = self.lease(instance_id)
+        caller.must_operate(lease.instance)
         return lease
 
     def service(self, service_name: str) -> Service | None:
@@ -146,8 +159,9 @@ class State:
             case Update():
                 return self._decide_update(command, wall, origin)
             case Deregister():
-                lease = self.lease(command.instance_id, command.generation)
-                return (_change("deregistered", lease, "its owner asked for it", wall, origin),)
+                lease = self.lease_to_change(command.instance_id, command.generation, origin.caller)
+                who = "its owner" if origin.caller.owns(lease.instance) else "an operator"
+                return (_change("deregistered", lease, f"{who} asked for it", wall, origin),)
             case SetOverride():
                 return self._decide_override(command, now, wall, origin)
             case Resume():
@@ -170,6 +184,7 @@ class State:
     def _decide_register(self, command: Register, now: float, wall: int, origin: Origin) -> tuple[Change, ...]:
         assert command.instance_id is not None, "whoever sends the command gives the instance an id"
         taken_over = self._leases.get(command.instance_id)
+        origin.caller.must_register(command.service_name, None if taken_over is None else taken_over.instance)
         self._check_room(command.service_name, taken_over)
         generation, override = self._last_life(command.instance_id, taken_over, now)
         instance = Instance(
@@ -184,6 +199,7 @@ class State:
             version=command.version or "",
             zone=command.zone or "",
             weight=1 if command.weight is None else command.weight,
+            owner=origin.caller.name,
             generation=generation + 1,
         )
         reason = "new" if taken_over is None else f"takes over generation {generation}"
@@ -222,7 +238,7 @@ class State:
             )
 
     def _decide_update(self, command: Update, wall: int, origin: Origin) -> tuple[Change, ...]:
-        lease = self.lease(command.instance_id, command.generation)
+        lease = self.lease_to_change(command.instance_id, command.generation, origin.caller)
         instance = _with_report(lease.instance, command.report)
         if instance == lease.instance:
             return ()
@@ -233,7 +249,7 @@ class State:
         return (msgspec.structs.replace(change, instance=instance, is_report=True),)
 
     def _decide_override(self, command: SetOverride, now: float, wall: int, origin: Origin) -> tuple[Change, ...]:
-        lease = self.lease(command.instance_id)
+        lease = self.lease_to_operate(command.instance_id, origin.caller)
         laid = lease.override
         if laid is not None and laid.status == command.status and not command.reason and command.seconds is None:
             return ()  # it is there, and nothing new is said of it
@@ -246,7 +262,7 @@ class State:
         return (msgspec.structs.replace(_change("updated", lease, reason, wall, origin), override=override),)
 
     def _decide_resume(self, command: Resume, wall: int, origin: Origin) -> tuple[Change, ...]:
-        lease = self.lease(command.instance_id)
+        lease = self.lease_to_operate(command.instance_id, origin.caller)
         if lease.override is None:
             return ()
         reason = f"{lease.override.status} is over: it was taken off"
