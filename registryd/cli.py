@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from registryd import control, logs
-from registryd.config import BadSetting, Config, asked_to_reload, load
+from registryd.auth import BadAuthFile, new_token
+from registryd.config import BadSetting, Config, asked_for_token, asked_to_reload, load
 from registryd.listeners import AddressUnavailable, CannotListen
 from registryd.server import NotInstalled, Server, choose_http, loop_factory
 from registryd.store.file import CannotUseState, Damaged, opened
@@ -20,18 +21,20 @@ from registryd.store.file import CannotUseState, Damaged, opened
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until it is stopped. 0: stopped in order; 1: something was cut off; 2: could not start; 3: nor
     can it now, as the address is not to be had, but perhaps later.
-    Or has a running one reload. 0: all settings are in force; 1: they are not."""
+    Or has a running one reload. 0: all settings are in force; 1: they are not. Or makes a token."""
     if sys.stderr is None:  # closed by whoever started us, who does not want to hear anything
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of our life
     faulthandler.enable(sys.stderr)  # what aborts us, the watchdog above all, leaves in the log where we were
     asked = sys.argv[1:] if argv is None else argv
     load_again = functools.partial(load, asked, os.environ)
     try:
+        if asked[:1] == ["token"]:
+            return _make_token(asked[1:])
         pid = asked_to_reload(asked)
         if pid is not None:
             return _reload(pid)
         config = load_again()
-    except BadSetting as error:
+    except (BadSetting, BadAuthFile) as error:
         return _cannot_start(str(error))
     change_log = logs.set_up(config.log_level, config.log_format, os.environ, sys.stderr)
     try:
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return runner.run(_serve(config, http, change_log, load_again))
     except AddressUnavailable as error:
         return _cannot_start(str(error), config.log_format, status=3)
-    except (CannotListen, CannotUseState, NotInstalled) as error:
+    except (BadAuthFile, CannotListen, CannotUseState, NotInstalled) as error:
         return _cannot_start(str(error), config.log_format)
     finally:
         change_log.close()
@@ -57,6 +60,14 @@ def _reload(pid: int) -> int:
     for line in outcome.lines:
         print(line if outcome.is_good else f"registryd: {line}", file=sys.stdout if outcome.is_good else sys.stderr)
     return 0 if outcome.is_good else 1
+
+
+def _make_token(argv: Sequence[str]) -> int:
+    """`registryd token new`: prints a new token, alone, and adds its hash to the auth file. Raises BadSetting,
+    BadAuthFile."""
+    asked = asked_for_token(argv)
+    print(new_token(asked.auth_file, asked.name, asked.allow, asked.services))
+    return 0
 
 
 def _check_state(state_dir: str) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from registryd.core.access import RIGHTS
 from registryd.core.limits import Limits, flag_of
 
 T = TypeVar("T")
@@ -131,6 +132,11 @@ class Config:
         "", ("REGISTRYD_STATE_DIR", "STATE_DIRECTORY"), _folder,
         "directory to keep the state in, over restarts and kills; without one, memory only",
     )  # fmt: skip
+    auth_file: str = _setting(
+        "", "REGISTRYD_AUTH_FILE", _path,
+        "file that says who may do what, by tokens (registryd token new makes one); without one, everyone may do "
+        "everything; a reload reads it again", reloads=True,
+    )  # fmt: skip
     drain_timeout: float = _setting(
         10.0, "REGISTRYD_DRAIN_TIMEOUT", _seconds(0, 3600), "seconds that requests under way get to finish at a stop",
         reloads=True,
@@ -205,6 +211,36 @@ def asked_to_reload(argv: Sequence[str]) -> int | None:
         return _integer(1, 2**31)(text)
     except ValueError:
         raise BadSetting(f"--reload: {text!r} cannot be used; give the process id of a running registryd") from None
+
+
+class NewToken(NamedTuple):
+    """What `registryd token new` is asked for."""
+
+    auth_file: str
+    name: str
+    allow: list[str]
+    services: list[str]
+
+
+def asked_for_token(argv: Sequence[str]) -> NewToken:
+    """What these arguments, after `token`, ask for. Raises BadSetting."""
+    parser = _Parser(prog="registryd token", allow_abbrev=False, description="Tokens for the auth file.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="new")
+    new = commands.add_parser(
+        "new", allow_abbrev=False, help="make a token, print it, and add its hash to the auth file",
+        description="Makes a token, prints it, and adds its hash to the auth file. It cannot be shown again.",
+    )  # fmt: skip
+    new.add_argument("--auth-file", required=True, metavar="FILE", help="made, for nobody else to read, if it is new")
+    new.add_argument("--name", required=True, help="whose it is; instances belong to the name that registered them")
+    new.add_argument(
+        "--allow", required=True, action="append", metavar="RIGHT", help=f"{', '.join(RIGHTS)}; repeatable"
+    )
+    new.add_argument(
+        "--service", action="append", metavar="PATTERN",
+        help="names of services that this is for, * and ? as in a shell; repeatable; all, where it is not given",
+    )  # fmt: skip
+    given = parser.parse_args(argv)
+    return NewToken(given.auth_file, given.name, given.allow, given.service or ["*"])
 
 
 def changes(before: Config, after: Config) -> list[Changed]:

@@ -22,6 +22,7 @@ from registryd.api.hot import HotCalls
 from registryd.api.intake import BODY_TIMEOUT, IDLE_TIMEOUT, PATIENCE, Intake, IntakeServer, refuse
 from registryd.api.reader import Reader
 from registryd.api.watch import Broadcast
+from registryd.auth import Access, BadAuthFile, Callers, read
 from registryd.clock import LeaseClock, MonotonicIOLoop
 from registryd.config import BadSetting, Config, changes, in_force
 from registryd.control import Control, Outcome
@@ -84,11 +85,13 @@ class Server:
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
         self._under_way = UnderWay()
+        self._access = Access()
 
     async def run(self) -> int:
         """Serves until a signal comes. 0: everything under way was answered; 1: something was cut off.
-        Raises CannotListen, CannotUseState."""
+        Raises BadAuthFile, CannotListen, CannotUseState."""
         MonotonicIOLoop()
+        self._access.take(callers_of(self._config))
         allow_many_connections()
         sockets = self._listen()
         self._take_signals()
@@ -154,7 +157,9 @@ class Server:
         self._sweeper = Sweeper(registry, clock, config.cleanup_interval)
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
-        self._context = context = Context(registry, Reader(config.limits), self._daemon(clock), self._under_way)
+        self._context = context = Context(
+            registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access
+        )
         self._http = make_http_server(self._http_kind, make_application(context, self._broadcast), context)
         self._control = Control(self._reload)
         self._sweeper.start()
@@ -190,10 +195,10 @@ class Server:
         at = ", ".join(map(url_of, sockets))
         self._status = StatusLine(self._notifier, lambda: f"{at}: {pulse}")
         self._status.start("READY=1")
-        if not all(map(is_loopback, sockets)):
+        if self._access.is_open and not all(map(is_loopback, sockets)):
             logger.warning(
-                "everyone who can reach %s may register and deregister services: there is no access control; "
-                "listen on 127.0.0.1, or let a firewall choose who gets here",
+                "everyone who can reach %s may register and deregister services: there is no access control; set "
+                "--auth-file, listen on 127.0.0.1, or let a firewall choose who gets here",
                 ", ".join(url_of(sock) for sock in sockets if not is_loopback(sock)),
                 extra={"event": "open_access", "url": [url_of(sock) for sock in sockets if not is_loopback(sock)]},
             )
@@ -241,21 +246,24 @@ class Server:
         self._notifier.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             outcome = self._take_settings(self._load())
-        except BadSetting as error:
+        except (BadSetting, BadAuthFile) as error:
             outcome = self._refuse(error)
         self._status.start("READY=1")
         return outcome
 
-    def _refuse(self, error: BadSetting) -> Outcome:
+    def _refuse(self, error: BadSetting | BadAuthFile) -> Outcome:
         refusal = f"reload refused, nothing has changed: {error}"
         logger.error(refusal, extra={"event": "reload_refused"})
         return Outcome(False, [refusal])
 
     def _take_settings(self, wanted: Config) -> Outcome:
         differing = changes(self._config, wanted)
+        self._access.take(callers_of(wanted))
         self._put_in_force(in_force(self._config, wanted))
         changed = ", ".join(str(change) for change in differing if change.setting.reloads)
         lines = [f"reloaded: {changed or 'nothing has changed'}"]
+        if not self._access.is_open:
+            lines[0] += f"; tokens: {len(self._access)}"
         logger.info(lines[0], extra={"event": "reloaded"})
         waiting = [change for change in differing if not change.setting.reloads]
         for change in waiting:
@@ -388,6 +396,11 @@ class Server:
                 extra={"event": "stopping", "reason": number.name, "count": len(self._under_way)},
             )
             self._stopping.set()
+
+
+def callers_of(config: Config) -> Callers | None:
+    """Who may ask; None: everyone. Raises BadAuthFile."""
+    return read(config.auth_file) if config.auth_file else None
 
 
 def choose_http(asked: str) -> str:

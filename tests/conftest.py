@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 from registryd.api.context import Context, Daemon, UnderWay
 from registryd.api.reader import Reader
 from registryd.api.watch import Broadcast
+from registryd.auth import Access
 from registryd.core.limits import Limits
 from registryd.core.model import Instance
 from registryd.core.state import State
@@ -149,6 +150,12 @@ def io_loop(request: pytest.FixtureRequest) -> Iterator[IOLoop]:
 
 
 @pytest.fixture
+def access() -> Access:
+    """Lets everyone do everything, until it `take`s something else."""
+    return Access()
+
+
+@pytest.fixture
 def http_kind() -> str:
     """Which server is under test; those in tests/api/ are tested with all of them."""
     return "front on uvloop"
@@ -164,11 +171,12 @@ def http_server(
     daemon_view: Daemon,
     under_way: UnderWay,
     limits: Limits,
+    access: Access,
 ) -> Iterator[Served]:
     """In place of pytest-tornasync's."""
 
     async def start() -> Served:
-        context = Context(registry, Reader(limits), daemon_view, under_way)
+        context = Context(registry, Reader(limits), daemon_view, under_way, access)
         application = make_application(context, broadcast)
         http = make_http_server(http_kind.split()[0], application, context)
         return Served(http, application, http_server_port[0])

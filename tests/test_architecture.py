@@ -22,13 +22,14 @@ ALLOWED: dict[str, set[str]] = {
     "logs": {"core", "systemd", "logs"},
     "control": set(),
     "config": {"core", "registryd"},
-    "api": {"core", "registry", "feed", "api", "registryd"},
+    "auth": {"core"},
+    "api": {"core", "registry", "feed", "auth", "api", "registryd"},
     "front": set(),
     "server": {
-        "core", "store", "clock", "feed", "registry", "sweeper", "systemd", "listeners", "logs", "config", "api",
-        "front", "control", "registryd",
+        "core", "store", "clock", "feed", "registry", "sweeper", "systemd", "listeners", "logs", "config", "auth",
+        "api", "front", "control", "registryd",
     },
-    "cli": {"server", "config", "control", "listeners", "logs", "store"},
+    "cli": {"server", "config", "auth", "control", "listeners", "logs", "store"},
     "__main__": {"cli"},
     "client": {"core"},
 }  # fmt: skip

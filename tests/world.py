@@ -13,6 +13,7 @@ from support import FIRST_INDEX, ManualClock, RecordingStore, new_state
 from registryd.api.context import Context, Daemon, UnderWay
 from registryd.api.reader import Reader
 from registryd.api.watch import Broadcast
+from registryd.auth import Access
 from registryd.core.limits import Limits
 from registryd.feed import Feed
 from registryd.front.connection import Connection, Shared
@@ -42,12 +43,12 @@ class World(NamedTuple):
 
 
 @asynccontextmanager
-async def world(kind: str, limits: Limits = LIMITS) -> AsyncIterator[World]:
+async def world(kind: str, limits: Limits = LIMITS, access: Access | None = None) -> AsyncIterator[World]:
     """To be entered on a running loop. Afterwards nothing is under way and no connection is left."""
     store, feed, under_way = RecordingStore(), Feed(FIRST_INDEX), UnderWay()
     registry = Registry(new_state(), store, feed, ManualClock(), random.Random(7))
     daemon = Daemon("0.1.0", 1_705_314_600, 30.0, 10.0, "recording", lambda: 12.5, lambda: (0, 0.0), list, list)
-    context = Context(registry, Reader(limits), daemon, under_way)
+    context = Context(registry, Reader(limits), daemon, under_way, access or Access())
     application = make_application(context, Broadcast(registry))
     http = make_http_server(kind, application, context)
     served = Served(http, application, listen("127.0.0.1", 0)[0])

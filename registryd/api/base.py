@@ -18,7 +18,9 @@ from registryd import __version__
 from registryd.api import problems, render
 from registryd.api.context import Context
 from registryd.api.reader import Nothing
-from registryd.core.errors import ECHO, Recovering
+from registryd.auth import Access
+from registryd.core.access import EVERYONE, Right
+from registryd.core.errors import ECHO, Forbidden, Recovering, Unauthorized
 from registryd.core.model import Origin
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class Declared(NamedTuple):
     answer: type | None
     refusals: tuple[int, ...]
     media_type: str
+    #: Of these rights one is needed; none are, where there is none.
+    needs: tuple[Right, ...]
 
 
 class ReaderGone(Exception):
@@ -51,9 +55,8 @@ class ReaderGone(Exception):
 
 def problem_headers(problem: problems.Problem, body: bytes) -> dict[str, str]:
     """The headers of a problem's answer, in the order in which a handler sends them."""
-    again = {"Retry-After": "1"} if problem.is_passing else {}
     own = {"Server": SERVER, "Content-Type": problems.CONTENT_TYPE, "Date": format_timestamp(time.time())}
-    return {**own, **again, "Content-Length": str(len(body))}
+    return {**own, **problem.headers, "Content-Length": str(len(body))}
 
 
 def whole_problem(problem: problems.Problem, **more: str) -> bytes:
@@ -70,6 +73,13 @@ def log_fault(request: str, error: BaseException | None) -> None:
         logger.error("failed request=%s", request, exc_info=error, extra={"event": "failed", "request": request})
 
 
+def note_refusal(access: Access, error: Unauthorized | Forbidden, address: str, request: str) -> None:
+    """Counts a request that was refused for who asks, and tells the log. Masses of them it sums up."""
+    access.refused[error.code] += 1
+    fields = {"peer": address, "request": request, "reason": str(error)}
+    logger.warning("refused peer=%s request=%s: %s", address, request, error, extra={"event": "refused", **fields})
+
+
 class Handler(RequestHandler):
     """Base of all handlers. A verb is a method under `@call`; it gives back what is to be rendered as JSON."""
 
@@ -84,6 +94,9 @@ class Handler(RequestHandler):
         self.reader = context.reader
         self.daemon = context.daemon
         self._under_way = context.under_way
+        self.access = context.access
+        #: Who asks, as far as his rights go.
+        self.caller = EVERYONE
 
     def set_default_headers(self) -> None:
         # Tornado calls this for an error too, after it has thrown away all other headers.
@@ -110,12 +123,17 @@ class Handler(RequestHandler):
     @property
     def origin(self) -> Origin:
         """Who asks."""
-        return Origin(self.request.remote_ip or "", self.request.headers.get("User-Agent", "")[:256])
+        return Origin(self.request.remote_ip or "", self.request.headers.get("User-Agent", "")[:256], self.caller)
 
     @property
     def gives(self) -> bool:
         """Whether whoever asks gets to see what is answered."""
         return self.request.method != "HEAD"
+
+    def identify(self, needs: tuple[Right, ...]) -> None:
+        """Finds out who asks, before anything else is looked at. Raises Unauthorized, Forbidden."""
+        self.caller = self.access.caller(self.request.headers.get("Authorization"))
+        self.caller.must_have(*needs)
 
     def must_know(self) -> None:
         """For whoever is to be told which instances there are. Raises Recovering while nobody can know."""
@@ -191,11 +209,13 @@ class Handler(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1] or HTTPError(status_code)
+        if isinstance(error, Unauthorized | Forbidden):
+            note_refusal(self.access, error, self.origin.address, f"{self.request.method} {self.request.path}")
         if status_code == 405:
             self.set_header("Allow", self._allow())
         problem = problems.problem_of(error)
-        if problem.is_passing:
-            self.set_header("Retry-After", "1")
+        for name, value in problem.headers.items():
+            self.set_header(name, value)
         self.set_header("Content-Type", problems.CONTENT_TYPE)
         self.finish(problem.render())
 
@@ -219,8 +239,10 @@ def call(
     answer: type | None = None,
     refusals: tuple[int, ...] = (),
     media_type: str = "application/json",
+    needs: tuple[Right, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Awaitable[None]]]:
-    """Declares what a verb takes, the shape of its answer (None: text), how it may refuse, and its media type.
+    """Declares what a verb takes, the shape of its answer (None: text), how it may refuse, its media type, and the
+    rights of which whoever asks needs one.
 
     The method gets the parts of the path and, as `query` and `body`, what is declared; what it gives back is the
     answer. What is not declared is refused with a 400 that names it."""
@@ -228,6 +250,8 @@ def call(
     def declare(method: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
         @functools.wraps(method)
         async def run(self: Handler, *path: str) -> None:
+            if needs:
+                self.identify(needs)
             given = {"query": self.reader.query(query, self.request.query_arguments)}
             if self.request.method not in ("GET", "HEAD"):  # whose body means nothing: RFC 9110, 9.3.1
                 given["body"] = self.reader.body(body, self.request.body)
@@ -242,7 +266,7 @@ def call(
                 self.reply(value)
 
         wanted = [name for name, struct in (("query", query), ("body", body)) if struct is not Nothing]
-        run.declared = Declared(query, body, answer, refusals, media_type)  # type: ignore[attr-defined]
+        run.declared = Declared(query, body, answer, refusals, media_type, needs)  # type: ignore[attr-defined]
         return run
 
     return declare

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from registryd.api.reader import Reader
+from registryd.auth import Access
 from registryd.registry import Registry
 
 
@@ -78,3 +79,4 @@ class Context:
     reader: Reader
     daemon: Daemon
     under_way: UnderWay
+    access: Access

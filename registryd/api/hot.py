@@ -5,15 +5,15 @@ their handlers in v1.py would send. Anything out of the ordinary is left to thos
 import asyncio
 from asyncio import Future
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from tornado.httputil import format_timestamp
 
 from registryd.api import render
-from registryd.api.base import SERVER, log_fault, whole_problem
+from registryd.api.base import SERVER, log_fault, note_refusal, whole_problem
 from registryd.api.context import Context
 from registryd.api.problems import problem_of
-from registryd.core.errors import RegistrydError, UnknownInstance
+from registryd.core.errors import Forbidden, RegistrydError, Unauthorized
 from registryd.core.leases import Lease
 from registryd.core.model import Origin, Register
 
@@ -23,8 +23,18 @@ _NO_HEAD = (-1, b"")
 
 _LENGTHS = [b"\r\nContent-Length: %d\r\n\r\n" % length for length in range(1024)]
 
-#: What follows the prefix in the target, the body, the asker's address and User-Agent: the answer, its future, or None.
-Answer = Callable[[bytes, bytes, str, str], "bytes | Future[bytes] | None"]
+
+class Told(Protocol):
+    """What the headers of a request tell."""
+
+    @property
+    def user_agent(self) -> str: ...
+    @property
+    def authorization(self) -> str | None: ...
+
+
+#: What follows the prefix in the target, the body, the asker's address and headers: the answer, its future, or None.
+Answer = Callable[[bytes, bytes, str, Any], "bytes | Future[bytes] | None"]
 
 
 class HotCalls:
@@ -34,6 +44,7 @@ class HotCalls:
         self._registry = context.registry
         self._reader = context.reader
         self._under_way = context.under_way
+        self._access = context.access
         #: The current second since 1970, and what is the same in all answers until it is over.
         self._second = 0
         self._first = b""
@@ -46,11 +57,14 @@ class HotCalls:
             (b"POST /register", self.register),
         ]
 
-    def lookup(self, name: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:  # noqa: ARG002
+    def lookup(self, name: bytes, body: bytes, address: str, told: Told) -> bytes | None:  # noqa: ARG002
         """`GET /services/{service_name}` without parameters, of a service that has instances."""
         if self._registry.is_recovering:
             return None
-        service = self._registry.listing(name.decode("latin-1"))
+        service_name = name.decode("latin-1")
+        if not (self._access.is_open or self._may_read(service_name, told)):
+            return None
+        service = self._registry.listing(service_name)
         if service is None:
             return None
         body = render.listing(service.name, service)
@@ -64,23 +78,24 @@ class HotCalls:
             service.rendered[_HEAD] = index, head
         return self._begin(service.listed_at) + head + body
 
-    def heartbeat(self, instance_id: bytes, body: bytes, address: str, user_agent: str) -> bytes | None:  # noqa: ARG002
+    def heartbeat(self, instance_id: bytes, body: bytes, address: str, told: Told) -> bytes | None:  # noqa: ARG002
         """`POST /heartbeat/{instance_id}` without a body, of an instance that is registered."""
         if body:
             return None
         try:
-            lease = self._registry.renew(instance_id.decode("latin-1"))
-        except UnknownInstance:
+            caller = self._access.caller(told.authorization)
+            lease = self._registry.renew(instance_id.decode("latin-1"), None, caller)
+        except RegistrydError:
             return None
         return self._whole(render.json_bytes(render.renewed(lease)), lease.last_heartbeat)
 
-    def register(self, rest: bytes, body: bytes, address: str, user_agent: str) -> "bytes | Future[bytes] | None":
+    def register(self, rest: bytes, body: bytes, address: str, told: Told) -> "bytes | Future[bytes] | None":
         """`POST /register`; the answer comes later where there is something to wait for."""
         if rest:
             return None
         try:
+            origin = Origin(address, told.user_agent[:256], self._access.caller(told.authorization))
             command = self._reader.body(Register, body)
-            origin = Origin(address, user_agent[:256])
             if not self._registry.changes_at_once:
                 return self._later(self._register(command, origin))
             lease = self._registry.register_at_once(command, origin)
@@ -93,7 +108,15 @@ class HotCalls:
             return self._registered(await self._registry.register(command, origin))
         except Exception as error:
             log_fault("POST /register", error)
+            if isinstance(error, Forbidden):
+                note_refusal(self._access, error, origin.address, "POST /register")
             return whole_problem(problem_of(error))
+
+    def _may_read(self, service_name: str, told: Told) -> bool:
+        try:
+            return self._access.caller(told.authorization).may("read", service_name)
+        except Unauthorized:
+            return False
 
     def _registered(self, lease: Lease) -> bytes:
         return self._whole(render.json_bytes(render.instance(lease)), lease.last_heartbeat)

@@ -10,12 +10,14 @@ from tornado.web import HTTPError
 from registryd.api import render
 from registryd.api.shapes import ProblemShape
 from registryd.core.errors import (
+    Forbidden,
     InvalidInput,
     LimitReached,
     Recovering,
     RegistrydError,
     StaleGeneration,
     StoreUnavailable,
+    Unauthorized,
     UnknownInstance,
 )
 from registryd.core.limits import flag_of
@@ -78,6 +80,8 @@ class NotReady(RegistrydError):
 STATUSES: dict[type[BaseException], int] = {
     InvalidInput: 400,
     HTTPInputError: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
     UnknownInstance: 404,
     UnknownPath: 404,
     TooFew: 408,
@@ -103,6 +107,8 @@ class Problem(NamedTuple):
     code: str
     detail: str
     field: str | None = None
+    #: How one may show who one is (WWW-Authenticate), where that is what is wrong.
+    challenge: str | None = None
 
     @property
     def title(self) -> str:
@@ -110,9 +116,11 @@ class Problem(NamedTuple):
         return http.HTTPStatus(self.status).phrase
 
     @property
-    def is_passing(self) -> bool:
-        """Whether the same may be answered otherwise when it is asked again soon."""
-        return self.status in (429, 503)
+    def headers(self) -> dict[str, str]:
+        """What its answer says beside what every answer says."""
+        if self.challenge is not None:
+            return {"WWW-Authenticate": self.challenge}
+        return {"Retry-After": "1"} if self.status in (429, 503) else {}
 
     def render(self) -> bytes:
         """The body, `application/problem+json`."""
@@ -132,6 +140,9 @@ def status_of(error: BaseException) -> int:
 def problem_of(error: BaseException) -> Problem:
     """What a client is told about an exception: of our own faults, only that they are ours."""
     status = status_of(error)
+    if isinstance(error, Unauthorized):
+        challenge = 'Bearer realm="registryd"' + (', error="invalid_token"' if error.is_bad else "")
+        return Problem(status, error.code, str(error), challenge=challenge)
     if isinstance(error, RegistrydError):
         return Problem(status, error.code, str(error), getattr(error, "field", None))
     if isinstance(error, HTTPInputError):

@@ -224,6 +224,6 @@ def _why(one: Story) -> str:
 
 
 def _told(change: Change) -> EventShape:
-    return EventShape(
-        timestamp(change.at), change.kind, change.index, change.reason, change.origin.address, change.origin.user_agent
-    )
+    by = change.origin
+    token = by.caller.name or UNSET
+    return EventShape(timestamp(change.at), change.kind, change.index, change.reason, by.address, by.user_agent, token)

@@ -95,6 +95,14 @@ class LeasesShape(Struct):
     stalled_seconds: float
 
 
+class AccessShape(Struct):
+    """How many tokens there are, and how many requests were refused: without a known token, and for want of a right."""
+
+    tokens: int
+    unauthorized: int
+    forbidden: int
+
+
 class StatusShape(Struct, kw_only=True):
     """How the registry is; `reasons` are there when something needs a human."""
 
@@ -110,6 +118,7 @@ class StatusShape(Struct, kw_only=True):
     heartbeat_timeout: float
     cleanup_interval: float
     store: StoreShape
+    access: AccessShape | UnsetType = UNSET
     leases: LeasesShape
 
 
@@ -122,6 +131,7 @@ class EventShape(Struct):
     why: str
     address: str
     user_agent: str
+    token: str | UnsetType = UNSET
 
 
 class StoryShape(Struct):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from registryd.api import render
 from registryd.api.base import Handler, call
@@ -10,6 +10,7 @@ from registryd.api.context import Context
 from registryd.api.durations import parse_wait
 from registryd.api.problems import NotReady, TooFew
 from registryd.api.shapes import (
+    AccessShape,
     ExplanationShape,
     InstanceShape,
     LeasesShape,
@@ -21,6 +22,7 @@ from registryd.api.shapes import (
     StoreShape,
     WithdrawnShape,
 )
+from registryd.core.access import Right
 from registryd.core.choice import Choice
 from registryd.core.model import Deregister, OverrideStatus, Register, Report, Resume, SetOverride, Update
 
@@ -28,6 +30,9 @@ from registryd.core.model import Deregister, OverrideStatus, Register, Report, R
 USUAL_WAIT = 30.0
 #: What a reader gets who does not choose.
 USUAL = Choice()
+#: Rights of which one is needed to change an instance, and to read of one: of one's own, whoever may register may.
+TO_CHANGE: tuple[Right, ...] = ("register", "operate")
+TO_SEE_ONE: tuple[Right, ...] = ("read", "register")
 
 
 class OfGeneration(Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +98,7 @@ class Withdrawal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class RegisterHandler(Handler):
     """`POST /register`"""
 
-    @call(body=Register, answer=InstanceShape, refusals=(429, 503))
+    @call(body=Register, answer=InstanceShape, refusals=(429, 503), needs=("register",))
     async def post(self, *, body: Register) -> object:
         """Lists an instance."""
         return render.instance(await self.registry.register(body, self.origin))
@@ -102,27 +107,27 @@ class RegisterHandler(Handler):
 class HeartbeatHandler(Handler):
     """`POST /heartbeat/{instance_id}`"""
 
-    @call(query=OfGeneration, body=Report, answer=RenewedShape, refusals=(404, 409, 503))
+    @call(query=OfGeneration, body=Report, answer=RenewedShape, refusals=(404, 409, 503), needs=TO_CHANGE)
     async def post(self, instance_id: str, *, query: OfGeneration, body: Report) -> object:
         """Renews a lease, and takes what the instance reports of itself."""
         if body.is_empty():
-            return render.renewed(self.registry.renew(instance_id, query.generation))
+            return render.renewed(self.registry.renew(instance_id, query.generation, self.caller))
         return render.renewed(await self.registry.update(Update(instance_id, body, query.generation), self.origin))
 
 
 class HeartbeatsHandler(Handler):
     """`POST /heartbeats`"""
 
-    @call(body=InstanceIds, answer=RenewedAllShape)
+    @call(body=InstanceIds, answer=RenewedAllShape, needs=TO_CHANGE)
     def post(self, *, body: InstanceIds) -> object:
         """Renews many leases at once."""
-        return RenewedAllShape(*self.registry.renew_all(body.instance_ids))
+        return RenewedAllShape(*self.registry.renew_all(body.instance_ids, self.caller))
 
 
 class DeregisterHandler(Handler):
     """`DELETE /deregister/{instance_id}`"""
 
-    @call(query=OfGeneration, answer=InstanceShape, refusals=(404, 409, 503))
+    @call(query=OfGeneration, answer=InstanceShape, refusals=(404, 409, 503), needs=TO_CHANGE)
     async def delete(self, instance_id: str, *, query: OfGeneration) -> object:
         """Takes an instance off the list."""
         command = Deregister(instance_id, query.generation)
@@ -136,7 +141,7 @@ class WithdrawHandler(Handler):
         super().initialize(context)
         self._status = status
 
-    @call(body=Withdrawal, answer=WithdrawnShape, refusals=(404, 503))
+    @call(body=Withdrawal, answer=WithdrawnShape, refusals=(404, 503), needs=("operate",))
     async def post(self, instance_id: str, *, body: Withdrawal) -> object:
         """Takes an instance out of service, whatever it reports of itself."""
         command = SetOverride(instance_id, self._status, body.reason or "", body.seconds)
@@ -146,7 +151,7 @@ class WithdrawHandler(Handler):
 class ResumeHandler(Handler):
     """`POST /resume/{instance_id}`"""
 
-    @call(answer=InstanceShape, refusals=(404, 503))
+    @call(answer=InstanceShape, refusals=(404, 503), needs=("operate",))
     async def post(self, instance_id: str) -> object:
         """Puts an instance back into service, as far as it says that it is up."""
         return render.instance(await self.registry.override(Resume(instance_id), self.origin))
@@ -155,11 +160,12 @@ class ResumeHandler(Handler):
 class InstanceHandler(Handler):
     """`GET /instances/{instance_id}`"""
 
-    @call(answer=InstanceShape, refusals=(404, 503))
+    @call(answer=InstanceShape, refusals=(404, 503), needs=TO_SEE_ONE)
     def get(self, instance_id: str) -> object:
         """Shows one instance, whatever its status."""
         self.must_know()
         self.take_index(self.registry.index())
+        self.caller.must_see(self.registry.lease(instance_id, hand_out=False).instance)
         return render.instance(self.registry.lease(instance_id, hand_out=self.gives))
 
     head = get
@@ -168,10 +174,11 @@ class InstanceHandler(Handler):
 class ServiceHandler(Handler):
     """`GET /services/{service_name}`"""
 
-    @call(query=Wanted, answer=ServiceShape, refusals=(408, 429, 503))
+    @call(query=Wanted, answer=ServiceShape, refusals=(408, 429, 503), needs=("read",))
     async def get(self, service_name: str, *, query: Wanted) -> object:
         """Lists the instances of a service that are wanted: those that are up, unless the query says otherwise."""
         self.reader.rules.check("service_name", service_name)
+        self.caller.must("read", service_name)
         self.must_know()
         registry, choice, seconds = self.registry, query.choice(), query.seconds()
         least = query.least or 0
@@ -201,13 +208,14 @@ class ServiceHandler(Handler):
 class ServicesHandler(Handler):
     """`GET /services`"""
 
-    @call(query=Changed, answer=ServicesShape, refusals=(429, 503))
+    @call(query=Changed, answer=ServicesShape, refusals=(429, 503), needs=("read",))
     async def get(self, *, query: Changed) -> object:
         """Lists the services."""
         self.must_know()
         await self.wait_for(lambda: query.index != self.registry.index(), None, query.seconds())
         self.take_index(self.registry.index(), etag=True)
-        return render.services(self.registry.services())
+        counts = self.registry.services()
+        return render.services({name: counts[name] for name in counts if self.caller.may("read", name)})
 
     head = get
 
@@ -215,12 +223,13 @@ class ServicesHandler(Handler):
 class ExplainHandler(Handler):
     """`GET /explain/{instance_id or service_name}`"""
 
-    @call(answer=ExplanationShape, refusals=(503,))
+    @call(answer=ExplanationShape, refusals=(503,), needs=TO_SEE_ONE)
     def get(self, subject: str) -> object:
         """Tells why an instance, or each instance of a service, is handed out or not."""
         self.must_know()
         self.take_index(self.registry.index())
-        return render.explanation(subject, self.registry.stories(subject))
+        stories = [story for story in self.registry.stories(subject) if self.caller.may_see(story.instance)]
+        return render.explanation(subject, stories)
 
     head = get
 
@@ -228,7 +237,7 @@ class ExplainHandler(Handler):
 class StatusHandler(Handler):
     """`GET /status`"""
 
-    @call(answer=StatusShape)
+    @call(answer=StatusShape, needs=("read",))
     def get(self) -> object:
         """Tells how the registry is."""
         daemon = self.daemon
@@ -249,10 +258,17 @@ class StatusHandler(Handler):
             heartbeat_timeout=daemon.heartbeat_timeout,
             cleanup_interval=daemon.cleanup_interval,
             store=StoreShape(daemon.store_kind, tally.restored or UNSET),
+            access=self._access_shape(),
             leases=LeasesShape(tally.renewed, tally.expired, stalls, round(stalled_seconds, 3)),
         )
 
     head = get
+
+    def _access_shape(self) -> AccessShape | UnsetType:
+        access = self.access
+        if access.is_open:
+            return UNSET
+        return AccessShape(len(access), access.refused["unauthorized"], access.refused["forbidden"])
 
 
 class LivezHandler(Handler):

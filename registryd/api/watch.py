@@ -296,10 +296,14 @@ class WatchHandler(Handler):
         super().initialize(context)
         self._broadcast = broadcast
 
-    @call(query=WatchQuery, refusals=(429, 503), media_type="text/event-stream")
+    @call(query=WatchQuery, refusals=(429, 503), media_type="text/event-stream", needs=("read",))
     async def get(self, *, query: WatchQuery) -> object:
         """Streams a snapshot, or what was missed, and then every change."""
         last_seen = self._last_event_id()
+        for service_name in query.services:
+            self.caller.must("read", service_name)
+        if not query.services:
+            self.caller.must_for_all("read")
         self.must_know()
         self.take_index(self.registry.index())
         self.set_header("Content-Type", "text/event-stream")

@@ -30,9 +30,12 @@ _current: list["Registration"] = []
 class Registration:
     """An instance that is kept registered until `stop`. Made by `register_service`, in its event loop."""
 
-    def __init__(self, session: Session, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
+    def __init__(
+        self, session: Session, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep, token: str = ""
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._session = session
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._sleep = sleep
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +143,7 @@ class Registration:
             request.url,
             method=request.method,
             body=request.body if request.method == "POST" else None,
-            headers={"Content-Type": "application/json"},
+            headers=self._headers,
             connect_timeout=self._session.timeout,
             request_timeout=self._session.timeout,
             follow_redirects=False,
@@ -174,9 +177,11 @@ async def register_service(
 
     Heartbeats go out in the background, every third of the lease. When the registry has forgotten the instance it is
     registered again, under the same id. A registry that is down is waited for in the background, so this returns in
-    seconds at the most. The registry is at REGISTRY_URL (several, separated by commas, are tried in turn).
+    seconds at the most. The registry is at REGISTRY_URL (several, separated by commas, are tried in turn), and is shown
+    the token REGISTRY_TOKEN, if there is one.
 
-    Raises RegistrationRefused where the registry says that the registration itself is wrong (a bad name, say).
+    Raises RegistrationRefused where the registry says that the registration itself is wrong (a bad name, say), or that
+    the token does not allow it.
     """
     instance = {
         "service_name": service_name,
@@ -190,7 +195,8 @@ async def register_service(
         "zone": zone,
         "weight": weight,
     }
-    registration = Registration(Session(registry_urls(os.environ), instance, random.Random()))  # noqa: S311 - jitter
+    session = Session(registry_urls(os.environ), instance, random.Random())  # noqa: S311 - jitter
+    registration = Registration(session, token=os.environ.get("REGISTRY_TOKEN", "").strip())
     await registration.start()
     _current.append(registration)
     return registration

@@ -22,7 +22,7 @@ LONGEST_ANSWER = 3.0
 #: The lease in seconds that is reckoned with until the registry has told one.
 ASSUMED_TTL = 30.0
 #: Statuses that the same request would get again.
-_HOPELESS = {400, 413, 414, 431}
+_HOPELESS = {400, 401, 403, 413, 414, 431}
 
 
 class RegistrationRefused(RegistrydError):

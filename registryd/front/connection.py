@@ -22,7 +22,7 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerConnectionDe
 from tornado.iostream import StreamClosedError
 
 from registryd.front.exchange import Exchange, Later, Peer, done_future
-from registryd.front.table import COLD_HEADERS, Answer, HotTable
+from registryd.front.table import COLD_HEADERS, Answer, HotTable, Told
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ class Block(NamedTuple):
     """What is known of a header block that has come before."""
 
     body_length: int
-    user_agent: str
+    told: Told
 
 
-#: A hot call: the function, what follows the prefix, the body and the User-Agent.
-Call = tuple[Answer, bytes, bytes, str]
+#: A hot call: the function, what follows the prefix, the body and what the headers tell.
+Call = tuple[Answer, bytes, bytes, Told]
 
 
 class Timeouts(NamedTuple):
@@ -255,9 +255,9 @@ class Connection(asyncio.Protocol):
         if self._is_fresh:
             known = self._requests.get(data) or self._recognize(data)
             if known is not None:
-                function, rest, body, user_agent = known
+                function, rest, body, told = known
                 try:
-                    answer = function(rest, body, self._address, user_agent)
+                    answer = function(rest, body, self._address, told)
                 except Exception as error:
                     self._fail(error)
                     return
@@ -330,7 +330,7 @@ class Connection(asyncio.Protocol):
         known = self._blocks.get(block)
         if known is None or not end or known.body_length != len(body):
             return None
-        call = self._call(line, body, known.user_agent)
+        call = self._call(line, body, known.told)
         if call is not None and not body and len(data) <= LONGEST_BLOCK:
             self._shared.remember(data, call)
         return call
@@ -356,12 +356,12 @@ class Connection(asyncio.Protocol):
         self._tasks.add(coming)
         coming.add_done_callback(answer)
 
-    def _call(self, line: bytes, body: bytes, user_agent: str) -> Call | None:
+    def _call(self, line: bytes, body: bytes, told: Told) -> Call | None:
         for prefix, function in self._hot:
             if line.startswith(prefix):
                 if not line.endswith(_END) or len(line) > self._shared.most_url_bytes:
                     return None
-                return function, line[len(prefix) : -len(_END)], body, user_agent
+                return function, line[len(prefix) : -len(_END)], body, told
         return None
 
     # The parser's side. It calls these for each part of a request.
@@ -487,7 +487,7 @@ class Connection(asyncio.Protocol):
         if hot_body is not None and self._block is not None:
             self._hot_body = None
             line = b"%b %b%b" % (self._parser.get_method(), self._url, _END)
-            call = self._call(line, b"".join(hot_body), self._block.user_agent)
+            call = self._call(line, b"".join(hot_body), self._block.told)
             try:
                 answer = None if call is None else call[0](call[1], call[2], self._address, call[3])
             except Exception as error:
@@ -518,7 +518,7 @@ class Connection(asyncio.Protocol):
     def _as_block(self, version: str) -> Block | None:
         """What can be known of the header block of a hot call; None where anything about it is out of the ordinary, so
         that the call is for its handler."""
-        length, agent, host = 0, None, None
+        length, agent, host, authorization = 0, None, None, None
         for name, value in self._headers:
             key = name.lower()
             if key in COLD_HEADERS:
@@ -533,13 +533,17 @@ class Connection(asyncio.Protocol):
                 if agent is not None:
                     return None
                 agent = value
+            elif key == b"authorization":
+                if authorization is not None:
+                    return None
+                authorization = _text(value)
         if host is None or version != "1.1" or not self._parser.should_keep_alive():
             return None
         if length > self._shared.most_body_bytes:
             return None
         if self._header_bytes > min(LONGEST_BLOCK, self._shared.most_header_bytes):
             return None
-        return Block(length, (agent or b"").decode("latin-1").strip(" \t"))
+        return Block(length, Told(_text(agent or b""), authorization))
 
     def _learn(self, piece: bytes, block: Block) -> None:
         """Remembers the header block of a request that was all there was."""
@@ -556,7 +560,7 @@ class Connection(asyncio.Protocol):
         """Opens an exchange for the request whose head is complete, and lets it begin if it is its turn."""
         headers = HTTPHeaders()
         for name, value in self._headers:
-            headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
+            headers.add(name.decode("latin-1"), _text(value))
         if "Transfer-Encoding" in headers and (version == "1.0" or headers["Transfer-Encoding"].lower() != "chunked"):
             raise HTTPInputError("the only transfer encoding is chunked, in HTTP/1.1")
         start = RequestStartLine(
@@ -849,6 +853,11 @@ class Connection(asyncio.Protocol):
 
 class _NoMore(Exception):
     """Stops the parser: what follows the last request is nobody's."""
+
+
+def _text(value: bytes) -> str:
+    """A header's value."""
+    return value.decode("latin-1").strip(" \t")
 
 
 def _lowered(text: str) -> str:

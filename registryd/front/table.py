@@ -2,11 +2,20 @@
 
 from asyncio import Future
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-#: Gets what follows the prefix in the request's target, the body, and who asks (address, User-Agent). Gives back the
-#: whole answer, head and body, or what brings it later, and does not fail; or None, having changed nothing, where the
-#: call is for its handler after all.
-Answer = Callable[[bytes, bytes, str, str], "bytes | Future[bytes] | None"]
+
+class Told(NamedTuple):
+    """What a hot call is told of the headers, the same object for the same header block."""
+
+    user_agent: str
+    authorization: str | None
+
+
+#: Gets what follows the prefix in the request's target, the body, the asker's address and what the headers tell. Gives
+#: back the whole answer, head and body, or what brings it later, and does not fail; or None, having changed nothing,
+#: where the call is for its handler after all.
+Answer = Callable[[bytes, bytes, str, Told], "bytes | Future[bytes] | None"]
 
 
 #: The calls that are tried, in this order, each by the beginning of its request line: `GET /services/`. Each answers
@@ -14,4 +23,4 @@ Answer = Callable[[bytes, bytes, str, str], "bytes | Future[bytes] | None"]
 HotTable = Sequence[tuple[bytes, Answer]]
 
 #: Headers with which a request is for its handler.
-COLD_HEADERS = frozenset({b"if-none-match", b"expect", b"transfer-encoding", b"upgrade", b"authorization"})
+COLD_HEADERS = frozenset({b"if-none-match", b"expect", b"transfer-encoding", b"upgrade"})

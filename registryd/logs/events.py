@@ -16,6 +16,7 @@ MESSAGE_IDS = {
     "stalled": "c5328b093a535f3dd349a1d1ddde2217",
     "watchdog_starved": "214e4886ae0ca56830ea6cefab2666ff",
     "open_access": "8023516915e42a80fc2384322c66a786",
+    "refused": "7fa99fe3d65843febbedc283aee547e2",
     "watcher_cut_off": "adf8ddb1950c03238bb62f5206b867ed",
     "too_many_connections": "e182a3dfed49d3fc52f7cbc086e375f7",
     "out_of_descriptors": "176826be695b49d7161bca54f099750e",

@@ -75,12 +75,13 @@ def test_the_bench_of_scale_prints_memory_lookups_and_pauses() -> None:
 
     lines = ran.stdout.splitlines()
     assert re.fullmatch(r"3,000 instances: \d+ bytes each, as the process has grown", lines[0])
-    assert [line.partition(":")[0] for line in lines[2:5]] == [
+    assert [line.partition(":")[0] for line in lines[2:6]] == [
         "lookup of ten instances, of ten in all",
+        "the same, of someone who shows a token",
         "lookup of ten instances, always the same service",
         "lookup of ten instances, any service",
     ]
-    assert re.fullmatch(r"1,000 leases end at once +[\d.]+ +[\d.]+ +\d+ lookups in between, all exact", lines[7])
+    assert re.fullmatch(r"1,000 leases end at once +[\d.]+ +[\d.]+ +\d+ lookups in between, all exact", lines[8])
 
 
 @pytest.mark.parametrize("http", ["front", "tornado"])

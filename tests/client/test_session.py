@@ -152,7 +152,7 @@ def test_several_registries_are_tried_in_turn() -> None:
     assert session.next_request().url.startswith("http://a:1/heartbeat/"), "and the one that answers is stayed with"
 
 
-@pytest.mark.parametrize("status", [400, 413, 414, 431])
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 414, 431])
 def test_a_registration_that_is_wrong_is_refused_with_the_registrys_words(status: int) -> None:
     session = a_session()
     with pytest.raises(RegistrationRefused, match="the registry refuses this registration: bad name"):

@@ -34,6 +34,7 @@ def test_no_block_is_left_out() -> None:
         ("The client", "python"),
         ("The client", "sh"),
         ("The client", "python"),
+        ("Who may do what", "console"),  # tests/e2e/test_auth.py
         ("Under systemd", "sh"),  # tests/systemd/
         ("Under systemd", "sh"),
         ("Under systemd", "sh"),

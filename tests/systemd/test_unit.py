@@ -289,6 +289,23 @@ def test_a_restart_under_load_is_noticed_by_nobody(box: Box) -> None:
     assert said["answers"]["connections"] == said["keeping"], "systemd keeps their connections"
 
 
+def test_the_auth_file_is_handed_over_as_a_credential(box: Box) -> None:
+    (token,) = box.shell(
+        "rm -f /etc/registryd.auth; /opt/registryd/bin/registryd token new --name a --allow read "
+        "--auth-file /etc/registryd.auth"
+    ).splitlines()
+    drop_in(box, "[Service]\nLoadCredential=auth:/etc/registryd.auth\nEnvironment=REGISTRYD_AUTH_FILE=%d/auth\n")
+    ask = "curl -s -o /dev/null -w '%{http_code} ' localhost:8006/services"
+    statuses = f"{ask}; {ask} -H 'Authorization: Bearer {token}'"
+    assert box.shell(statuses) == "401 200 "
+    (entry,) = found(box, "REGISTRYD_EVENT=refused")
+    assert entry["REGISTRYD_REQUEST"] == "GET /services"
+    assert entry["REGISTRYD_PEER"] in {"127.0.0.1", "::1"}
+
+    box.shell("echo > /etc/registryd.auth; systemctl restart registryd")
+    assert box.shell(statuses) == "401 401 "
+
+
 def test_a_reload_tells_the_truth(box: Box) -> None:
     pid = box.property("MainPID")
     box.shell("echo HEARTBEAT_TIMEOUT=7.5 >> /etc/default/registryd; systemctl reload registryd")
