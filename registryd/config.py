@@ -19,6 +19,7 @@ from registryd.core.limits import Limits, flag_of
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*)", re.ASCII)
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
 
@@ -96,6 +97,13 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _hosts(text: str) -> str:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if bad := next((name for name in names if name != "*" and not _HOST_NAME.fullmatch(name)), None):
+        raise ValueError(f"{bad!r} is no host name; give names without ports, separated by commas, or *")
+    return ",".join(names)
+
+
 def _path(text: str) -> str:
     return text
 
@@ -136,6 +144,11 @@ class Config:
         "", "REGISTRYD_AUTH_FILE", _path,
         "file that says who may do what, by tokens (registryd token new makes one); without one, everyone may do "
         "everything; a reload reads it again", reloads=True,
+    )  # fmt: skip
+    allow_hosts: str = _setting(
+        "", "REGISTRYD_ALLOW_HOSTS", _hosts,
+        "names by which it may be asked for (Host:), separated by commas, beside localhost, addresses and this "
+        "machine's name; * is any, and lets pages elsewhere read what browsers here can reach", reloads=True,
     )  # fmt: skip
     drain_timeout: float = _setting(
         10.0, "REGISTRYD_DRAIN_TIMEOUT", _seconds(0, 3600), "seconds that requests under way get to finish at a stop",

@@ -18,6 +18,7 @@ from registryd import __version__
 from registryd.api import openapi, v1, watch
 from registryd.api.base import UNREAD_TIMEOUT, UnknownPathHandler
 from registryd.api.context import Context, Daemon, UnderWay
+from registryd.api.hosts import Hosts
 from registryd.api.hot import HotCalls
 from registryd.api.intake import BODY_TIMEOUT, IDLE_TIMEOUT, PATIENCE, Intake, IntakeServer, refuse
 from registryd.api.reader import Reader
@@ -86,6 +87,7 @@ class Server:
         self._forced = asyncio.Event()
         self._under_way = UnderWay()
         self._access = Access()
+        self._hosts = Hosts(config.allow_hosts.split(","))
 
     async def run(self) -> int:
         """Serves until a signal comes. 0: everything under way was answered; 1: something was cut off.
@@ -158,7 +160,7 @@ class Server:
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
         self._context = context = Context(
-            registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access
+            registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access, self._hosts
         )
         self._http = make_http_server(self._http_kind, make_application(context, self._broadcast), context)
         self._control = Control(self._reload)
@@ -278,11 +280,12 @@ class Server:
         self._context.daemon.cleanup_interval = config.cleanup_interval
         if config.cleanup_interval != before.cleanup_interval:
             self._sweeper.sweep_every(config.cleanup_interval)
+        self._hosts.take(config.allow_hosts.split(","))
         if config.limits != before.limits:
             self._state.limits = config.limits
             self._feed.most_watchers = config.limits.watchers
             self._context.reader.take_limits(config.limits)
-            self._http.take_limits(config.limits)
+        self._http.take_limits(config.limits)  # even if they are the same: it forgets what it has learned of requests
 
     async def _stop(self) -> int:
         self._status.stop()
@@ -506,5 +509,6 @@ def make_http_server(kind: str, application: Application, context: Context) -> H
         Timeouts(IDLE_TIMEOUT, BODY_TIMEOUT, UNREAD_TIMEOUT),
         context.reader.limits,
         PATIENCE,
+        context.hosts.knows,
     )
     return FrontServer(shared)

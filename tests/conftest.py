@@ -19,6 +19,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
 
 from registryd.api.context import Context, Daemon, UnderWay
+from registryd.api.hosts import Hosts
 from registryd.api.reader import Reader
 from registryd.api.watch import Broadcast
 from registryd.auth import Access
@@ -156,6 +157,12 @@ def access() -> Access:
 
 
 @pytest.fixture
+def hosts() -> Hosts:
+    """Knows the name by which raw requests ask."""
+    return Hosts(["h"])
+
+
+@pytest.fixture
 def http_kind() -> str:
     """Which server is under test; those in tests/api/ are tested with all of them."""
     return "front on uvloop"
@@ -172,11 +179,12 @@ def http_server(
     under_way: UnderWay,
     limits: Limits,
     access: Access,
+    hosts: Hosts,
 ) -> Iterator[Served]:
     """In place of pytest-tornasync's."""
 
     async def start() -> Served:
-        context = Context(registry, Reader(limits), daemon_view, under_way, access)
+        context = Context(registry, Reader(limits), daemon_view, under_way, access, hosts)
         application = make_application(context, broadcast)
         http = make_http_server(http_kind.split()[0], application, context)
         return Served(http, application, http_server_port[0])

@@ -95,6 +95,7 @@ class Handler(RequestHandler):
         self.daemon = context.daemon
         self._under_way = context.under_way
         self.access = context.access
+        self._hosts = context.hosts
         #: Who asks, as far as his rights go.
         self.caller = EVERYONE
 
@@ -131,7 +132,10 @@ class Handler(RequestHandler):
         return self.request.method != "HEAD"
 
     def identify(self, needs: tuple[Right, ...]) -> None:
-        """Finds out who asks, before anything else is looked at. Raises Unauthorized, Forbidden."""
+        """Finds out who asks, before anything else is looked at. Raises UnknownHost, ForeignOrigin, Unauthorized,
+        Forbidden."""
+        headers = self.request.headers
+        self._hosts.check(self.request.method or "", headers.get("Host"), headers.get("Origin"))
         self.caller = self.access.caller(self.request.headers.get("Authorization"))
         self.caller.must_have(*needs)
 

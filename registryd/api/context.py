@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from registryd.api.hosts import Hosts
 from registryd.api.reader import Reader
 from registryd.auth import Access
 from registryd.registry import Registry
@@ -80,3 +81,4 @@ class Context:
     daemon: Daemon
     under_way: UnderWay
     access: Access
+    hosts: Hosts

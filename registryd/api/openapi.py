@@ -54,7 +54,7 @@ def describe(routes: Routes, reader: Reader) -> dict[str, Any]:
         "info": {"title": "registryd", "version": __version__, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
     described: dict[str, Any] = _with_ecma_patterns(document)
     return described
@@ -94,6 +94,8 @@ def _operation(
         "parameters": [*(_in_path(name, reader) for name in names), *_in_query(declared.query, reader)],
         "responses": _responses(verb, declared),
     }
+    if declared.needs:
+        operation["security"] = [{"token": []}, {}]  # the second: where there is no access control
     if declared.body is not Nothing:
         schema = _schema_of(declared.body, reader)
         operation["requestBody"] = {
@@ -125,8 +127,9 @@ def _responses(verb: str, declared: Declared) -> dict[str, Any]:
     if verb in ("get", "head"):
         responses["304"] = {"description": "unchanged since If-None-Match"}
     too_large = (413,) if verb in ("post", "delete") else ()
+    not_for_all = (401, 403, 421) if declared.needs else ()
     problem = {"schema": {"$ref": _REF.format(name=ProblemShape.__name__)}}
-    for status in sorted({*_ALWAYS, *too_large, *declared.refusals}):
+    for status in sorted({*_ALWAYS, *too_large, *not_for_all, *declared.refusals}):
         content = {} if verb == "head" else {"content": {CONTENT_TYPE: problem}}
         responses[str(status)] = {"description": PHRASES[status], **content}
     return responses

@@ -8,6 +8,7 @@ from tornado.httputil import HTTPInputError
 from tornado.web import HTTPError
 
 from registryd.api import render
+from registryd.api.hosts import ForeignOrigin, UnknownHost
 from registryd.api.shapes import ProblemShape
 from registryd.core.errors import (
     Forbidden,
@@ -82,12 +83,14 @@ STATUSES: dict[type[BaseException], int] = {
     HTTPInputError: 400,
     Unauthorized: 401,
     Forbidden: 403,
+    ForeignOrigin: 403,
     UnknownInstance: 404,
     UnknownPath: 404,
     TooFew: 408,
     StaleGeneration: 409,
     BodyTooLarge: 413,
     UrlTooLong: 414,
+    UnknownHost: 421,
     LimitReached: 429,
     HeadersTooLarge: 431,
     NotReady: 503,

@@ -92,6 +92,7 @@ class Shared:
         timeouts: Timeouts,
         bounds: Bounds,
         patience: int,
+        knows_host: Callable[[str], bool],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.delegate = delegate
@@ -99,6 +100,8 @@ class Shared:
         self.refuse = refuse
         self.timeouts = timeouts
         self._patience = patience
+        #: Whether a request with this Host is for us; others are for a handler to refuse.
+        self.knows_host = knows_host
         #: What is known of header blocks that have come before, and which hot call whole requests are: both of them as
         #: they come over the wire, so what is known is true of the very same bytes.
         self.blocks: dict[bytes, Block] = {}
@@ -539,7 +542,7 @@ class Connection(asyncio.Protocol):
                 authorization = _text(value)
         if host is None or version != "1.1" or not self._parser.should_keep_alive():
             return None
-        if length > self._shared.most_body_bytes:
+        if length > self._shared.most_body_bytes or not self._shared.knows_host(_text(host)):
             return None
         if self._header_bytes > min(LONGEST_BLOCK, self._shared.most_header_bytes):
             return None

@@ -23,4 +23,4 @@ Answer = Callable[[bytes, bytes, str, Told], "bytes | Future[bytes] | None"]
 HotTable = Sequence[tuple[bytes, Answer]]
 
 #: Headers with which a request is for its handler.
-COLD_HEADERS = frozenset({b"if-none-match", b"expect", b"transfer-encoding", b"upgrade"})
+COLD_HEADERS = frozenset({b"if-none-match", b"expect", b"transfer-encoding", b"upgrade", b"origin"})

@@ -85,7 +85,7 @@ def measure_daemon(count: int, instances: int) -> tuple[list[float], float]:
         before, watchers = rss(daemon.pid), Watchers()
         for n in range(count):
             sock = socket.create_connection(("127.0.0.1", port))
-            sock.sendall(b"GET /watch HTTP/1.1\r\nHost: h\r\n\r\n")
+            sock.sendall(b"GET /watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
             watchers.add(sock)
             if n % 500 == 499:
                 print(f"\r{n + 1} watchers", end="", file=sys.stderr, flush=True)

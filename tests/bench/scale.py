@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from registryd.api.context import Context, Daemon, UnderWay
+from registryd.api.hosts import Hosts
 from registryd.api.hot import HotCalls
 from registryd.api.reader import Reader
 from registryd.auth import Access, new_token, read
@@ -67,7 +68,7 @@ class Filled:
         reader = Reader(limits)
         daemon = Daemon("", 0, 0.0, 0.0, "memory", float, lambda: (0, 0.0), list, list)
         self.access = Access()
-        self.hot = HotCalls(Context(self.registry, reader, daemon, UnderWay(), self.access))
+        self.hot = HotCalls(Context(self.registry, reader, daemon, UnderWay(), self.access, Hosts()))
         gc.collect()
         gc.freeze()  # as the daemon does
         self.before = rss()

@@ -362,7 +362,7 @@ class Caller:
     def _raw(self, request: Request) -> bytes:
         body = request.body.encode()
         about = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-        return f"{request.method} {request.target} HTTP/1.1\r\nHost: bench\r\n{about}\r\n".encode() + body
+        return f"{request.method} {request.target} HTTP/1.1\r\nHost: localhost\r\n{about}\r\n".encode() + body
 
     def _answer(self, request: Request) -> bytes:
         status, headers = self._file.readline(), {}

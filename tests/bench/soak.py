@@ -24,12 +24,12 @@ from typing import cast
 SERVICES = 50
 IDS = 2_000
 SEEDS = [
-    b"GET /services/s1 HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"POST /heartbeat/i1 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
-    b'POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 45\r\n\r\n{"service_name":"odd","base_url":"http://h"} ',
-    b"POST /drain/i2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-    b"GET /watch HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"GET /services?index=1&wait=1s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    b"GET /services/s1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"POST /heartbeat/i1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+    b'POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: 42\r\n\r\n{"service_name":"o","base_url":"http://h"}',
+    b"POST /drain/i2 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"GET /watch HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /services?index=1&wait=1s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 ]
 
 
@@ -91,21 +91,21 @@ class Load:
         dice = self._dice
         chance, instance = dice.random(), dice.randrange(IDS)
         if chance < 0.8:
-            return b"GET /services/s%d HTTP/1.1\r\nHost: h\r\n\r\n" % dice.randrange(SERVICES)
+            return b"GET /services/s%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % dice.randrange(SERVICES)
         if chance < 0.9:
-            return b"POST /heartbeat/i%d HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n" % instance
+            return b"POST /heartbeat/i%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n" % instance
         if chance < 0.97:
             body = b'{"service_name":"s%d","base_url":"http://10.0.0.1:%d","instance_id":"i%d","ttl":%d}' % (
                 instance % SERVICES, instance, instance, dice.randint(1, 2),
             )  # fmt: skip
-            return b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            return b"POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         return dice.choice(
             [
-                b"GET /services HTTP/1.1\r\nHost: h\r\n\r\n",
-                b"GET /status HTTP/1.1\r\nHost: h\r\n\r\n",
-                b"GET /explain/i%d HTTP/1.1\r\nHost: h\r\n\r\n" % instance,
-                b"DELETE /deregister/i%d HTTP/1.1\r\nHost: h\r\n\r\n" % instance,
-                b"GET /services/s1?index=1&wait=20ms HTTP/1.1\r\nHost: h\r\n\r\n",
+                b"GET /services HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                b"GET /explain/i%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % instance,
+                b"DELETE /deregister/i%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % instance,
+                b"GET /services/s1?index=1&wait=20ms HTTP/1.1\r\nHost: localhost\r\n\r\n",
             ]
         )
 
@@ -128,7 +128,7 @@ class Load:
     async def watcher(self) -> None:
         """Watches for a while, or watches and does not read."""
         async with self._connection() as (reader, writer):
-            writer.write(b"GET /watch HTTP/1.1\r\nHost: h\r\n\r\n")
+            writer.write(b"GET /watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
             if self._dice.random() < 0.2:
                 cast("asyncio.Transport", writer.transport).pause_reading()
                 await asyncio.sleep(self._dice.random())

@@ -47,7 +47,7 @@ class Wire:
 
     async def send(self, method: str, path: str, body: object = None, **headers: str) -> None:
         raw = b"" if body is None else json.dumps(body).encode()
-        headers |= {"Host": "h", "Content-Length": str(len(raw))}
+        headers |= {"Host": "localhost", "Content-Length": str(len(raw))}
         lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {headers[name]}" for name in headers)]
         self._writer.write("\r\n".join([*lines, "", ""]).encode() + raw)
         await self._writer.drain()

@@ -18,7 +18,7 @@ from registryd import __version__
 
 pytestmark = pytest.mark.e2e
 
-UPLOAD = b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 46\r\n\r\n"
+UPLOAD = b"POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: 46\r\n\r\n"
 BODY = b'{"service_name":"users","base_url":"http://h"}'
 
 
@@ -53,7 +53,7 @@ def test_it_serves_on_sockets_that_are_handed_over(start_daemon: StartDaemon) ->
         assert daemon.wait() == 0
 
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as early:
-            early.sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+            early.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             start_daemon(handed=[("http", one.fileno())])
             assert early.recv(4096).startswith(b"HTTP/1.1 200 "), "who comes while it is not there waits"
 
@@ -89,12 +89,12 @@ def test_it_runs_as_a_console_script_and_as_a_module(start_daemon: StartDaemon, 
 def test_a_stop_waits_for_what_is_under_way(daemon: RunningDaemon) -> None:
     with daemon.connect() as client, daemon.connect() as idle:
         client.sendall(UPLOAD + BODY[:10])
-        idle.sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+        idle.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
         daemon.signal(signal.SIGTERM)
         daemon.wait_for_line(r"SIGTERM: stopping after 1 requests under way")
 
-        idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
+        idle.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(4096).startswith(b"HTTP/1.1 503 "), "it says that it is not ready any more"
         with pytest.raises(ConnectionRefusedError):
             daemon.connect()
@@ -125,7 +125,7 @@ def test_a_second_signal_does_not_wait_for_those_who_do_not_read(start_daemon: S
         }
         daemon.fetch("/register", "POST", registration | {"instance_id": str(n)})
     with daemon.connect() as client:
-        client.sendall(b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n" * 20)  # 36 MB, more than sockets hold
+        client.sendall(b"GET /services/users HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)  # 36 MB, more than sockets hold
         assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
         daemon.signal(signal.SIGTERM)
         daemon.wait_for_line("SIGTERM: stopping after")
@@ -232,7 +232,8 @@ def test_json_on_request_is_an_object_for_each_entry(start_daemon: StartDaemon) 
 def test_a_mass_of_changes_is_summed_up(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(environ={"REGISTRYD_LOG_FORMAT": "json"})
     requests = [
-        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY) for _ in range(3000)
+        b"POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+        for _ in range(3000)
     ]
     with daemon.connect() as client:
         client.sendall(b"".join(requests))
@@ -329,7 +330,7 @@ def test_running_out_of_file_descriptors_makes_new_connections_wait_and_no_noise
     with ExitStack() as stack:
         clients = [stack.enter_context(daemon.connect()) for _ in range(60)]
         daemon.wait_for_line("WARNING cannot accept a connection: Too many open files")
-        clients[0].sendall(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+        clients[0].sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert clients[0].recv(4096).startswith(b"HTTP/1.1 200 "), "those who are in are served"
     assert daemon.fetch("/livez").status == 200, "and those who waited, when there is room"
 
@@ -360,7 +361,7 @@ def test_a_flood_of_nonsense_is_not_logged(daemon: RunningDaemon) -> None:
     for junk in (
         b"nonsense\r\n\r\n",
         b"GET / HTTP/9\r\n\r\n",
-        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n",
+        b"POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
     ):
         with daemon.connect() as client:
             client.sendall(junk)
