@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from registryd.core.access import EVERYONE, RIGHTS, Caller
-from registryd.core.errors import Unauthorized
+from registryd.core.errors import ECHO, Unauthorized
 
 #: What a token begins with, so that people and secret scanners know one.
 PREFIX = "rgd_"
@@ -53,7 +53,9 @@ class _Rights(Struct, forbid_unknown_fields=True):
 
 
 class _Token(_Rights, forbid_unknown_fields=True, kw_only=True):
-    hash: str
+    hash: str = ""
+    #: Of a client's certificate, which stands for the token.
+    subject: str = ""
 
 
 class Callers(NamedTuple):
@@ -61,6 +63,8 @@ class Callers(NamedTuple):
 
     #: Who shows which token, by the beginning of its hash, with all of it.
     known: dict[bytes, tuple[bytes, Caller]]
+    #: Who shows which certificate, by its subject.
+    subjects: dict[str, Caller]
     #: Who shows none; None where he may nothing.
     anyone: Caller | None
 
@@ -78,16 +82,24 @@ class Access:
         """Lets these in from now on."""
         #: Whether nobody has to show anything.
         self.is_open = callers is None
-        self._known, self._anyone = callers or Callers({}, None)
+        self._known, self._subjects, self._anyone = callers or Callers({}, {}, None)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len({*(caller for _, caller in self._known.values()), *self._subjects.values()})
 
-    def caller(self, authorization: str | None) -> Caller:
-        """Who asks. Raises Unauthorized."""
+    def caller(self, authorization: str | None, subject: str = "") -> Caller:
+        """Who asks, with this header and a certificate of this subject, if he has shown one. Raises Unauthorized."""
         if self.is_open:
             return EVERYONE
         if authorization is None:
+            if subject in self._subjects:
+                return self._subjects[subject]
+            if self._anyone is None and subject:
+                raise Unauthorized(
+                    f"the certificate of {subject[:ECHO]!r} stands for no token here, and no token was sent; ask who "
+                    "runs the registry for one",
+                    is_bad=True,
+                )
             if self._anyone is None:
                 raise Unauthorized("this registry needs a token: send it as Authorization: Bearer TOKEN", is_bad=False)
             return self._anyone
@@ -106,27 +118,34 @@ class Access:
 def read(path: str) -> Callers:
     """What an auth file says. Raises BadAuthFile."""
     known: dict[bytes, tuple[bytes, Caller]] = {}
+    subjects: dict[str, Caller] = {}
     anyone = None
     for table, value in _tables(path):
         try:
             if table == "anyone":
                 anyone = msgspec.convert(value, _Rights).caller("")
             else:
-                digest, caller = _token(table.removeprefix("tokens."), value)
-                _, other = known.setdefault(digest[:_KEY], (digest, caller))
-                _must(other is caller, f"its token is that of {other.name}; give each one of its own")
+                token, caller = _token(table.removeprefix("tokens."), value)
+                if token.hash:
+                    digest = bytes.fromhex(token.hash.partition(":")[2])
+                    _, other = known.setdefault(digest[:_KEY], (digest, caller))
+                    _must(other is caller, f"its token is that of {other.name}; give each one of its own")
+                if token.subject:
+                    other = subjects.setdefault(token.subject, caller)
+                    _must(other is caller, f"its subject is that of {other.name}; give each one of its own")
         except (msgspec.MsgspecError, ValueError) as error:
             shown = table if table.isprintable() else repr(table)
             raise BadAuthFile(f"the auth file {path}: {shown}: {error}") from None
-    return Callers(known, anyone)
+    return Callers(known, subjects, anyone)
 
 
-def _token(name: str, value: object) -> tuple[bytes, Caller]:
-    """The hash of a token and who shows it. Raises MsgspecError, ValueError."""
+def _token(name: str, value: object) -> tuple[_Token, Caller]:
+    """A token and who shows it. Raises MsgspecError, ValueError."""
     _must(_NAME.fullmatch(name), "a name is 1 to 128 of A-Z a-z 0-9 . _ -, the first alphanumeric")
     token = msgspec.convert(value, _Token)
-    _must(_HASH.fullmatch(token.hash), "its hash is not sha256: and 64 digits; make one with registryd token new")
-    return bytes.fromhex(token.hash.partition(":")[2]), token.caller(name)
+    wrong = "its hash is not sha256: and 64 digits; make one with registryd token new"
+    _must(_HASH.fullmatch(token.hash) or (token.subject and not token.hash), wrong)
+    return token, token.caller(name)
 
 
 def _must(is_so: object, else_wrong: str) -> None:

@@ -16,6 +16,7 @@ from registryd.config import BadSetting, Config, asked_for_token, asked_to_reloa
 from registryd.listeners import AddressUnavailable, CannotListen
 from registryd.server import NotInstalled, Server, choose_http, loop_factory
 from registryd.store.file import CannotUseState, Damaged, opened
+from registryd.tls import CannotUseTls
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return runner.run(_serve(config, http, change_log, load_again))
     except AddressUnavailable as error:
         return _cannot_start(str(error), config.log_format, status=3)
-    except (BadAuthFile, CannotListen, CannotUseState, NotInstalled) as error:
+    except (BadAuthFile, CannotListen, CannotUseState, CannotUseTls, NotInstalled) as error:
         return _cannot_start(str(error), config.log_format)
     finally:
         change_log.close()

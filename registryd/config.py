@@ -145,6 +145,17 @@ class Config:
         "file that says who may do what, by tokens (registryd token new makes one); without one, everyone may do "
         "everything; a reload reads it again", reloads=True,
     )  # fmt: skip
+    tls_cert: str = _setting(
+        "", "REGISTRYD_TLS_CERT", _path, "file with the certificate chain (PEM) to speak TLS with; a reload reads it "
+        "again, for connections that come then", reloads=True,
+    )  # fmt: skip
+    tls_key: str = _setting(
+        "", "REGISTRYD_TLS_KEY", _path, "file with the key of the certificate, unless it is in that file", reloads=True
+    )
+    tls_client_ca: str = _setting(
+        "", "REGISTRYD_TLS_CLIENT_CA", _path,
+        "file with authorities (PEM), a certificate of which every client must show", reloads=True,
+    )  # fmt: skip
     allow_hosts: str = _setting(
         "", "REGISTRYD_ALLOW_HOSTS", _hosts,
         "names by which it may be asked for (Host:), separated by commas, beside localhost, addresses and this "
@@ -207,6 +218,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
             break
     limits = {part.name: values.pop(part.name) for part in dataclasses.fields(Limits) if part.name in values}
     config = Config(**values, limits=Limits(**limits))
+    if (config.tls_key or config.tls_client_ca) and not config.tls_cert:
+        raise BadSetting("--tls-key and --tls-client-ca are for TLS, which needs --tls-cert")
     if config.heartbeat_timeout > config.limits.ttl_seconds:
         raise BadSetting(
             f"--heartbeat-timeout ({config.heartbeat_timeout:g}) is over {flag_of('ttl_seconds')} "

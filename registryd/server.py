@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -48,6 +49,7 @@ from registryd.store.file import StateFile
 from registryd.store.sqlite import SqliteStore, recover
 from registryd.sweeper import Sweeper
 from registryd.systemd import Notifier, StatusLine, Watchdog, handed_over, watchdog_seconds
+from registryd.tls import CannotUseTls, make_context
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +93,10 @@ class Server:
 
     async def run(self) -> int:
         """Serves until a signal comes. 0: everything under way was answered; 1: something was cut off.
-        Raises BadAuthFile, CannotListen, CannotUseState."""
+        Raises BadAuthFile, CannotListen, CannotUseState, CannotUseTls."""
         MonotonicIOLoop()
         self._access.take(callers_of(self._config))
+        self._tls = tls_of(self._config)
         allow_many_connections()
         sockets = self._listen()
         self._take_signals()
@@ -126,6 +129,9 @@ class Server:
             raise AddressUnavailable(
                 f"{error}, or have the service manager hand a socket over: systemctl restart registryd.socket"
             ) from None
+
+    def _url_of(self, sock: socket.socket) -> str:
+        return url_of(sock, "https" if self._tls else "http")
 
     def _open_registry(self) -> None:
         """Begins where the former life has ended, if there was one. Raises CannotUseState."""
@@ -163,6 +169,7 @@ class Server:
             registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access, self._hosts
         )
         self._http = make_http_server(self._http_kind, make_application(context, self._broadcast), context)
+        self._http.take_tls(self._tls)
         self._control = Control(self._reload)
         self._sweeper.start()
         self._broadcast.start()
@@ -178,13 +185,13 @@ class Server:
         logger.info(
             "registryd %s listening on %s http=%s store=%s heartbeat_timeout=%g cleanup_interval=%g pid=%d",
             __version__,
-            ", ".join(map(url_of, sockets)),
+            ", ".join(map(self._url_of, sockets)),
             self._http_kind,
             self._store.kind,
             config.heartbeat_timeout,
             config.cleanup_interval,
             os.getpid(),
-            extra={"event": "started", "version": __version__, "url": list(map(url_of, sockets))},
+            extra={"event": "started", "version": __version__, "url": list(map(self._url_of, sockets))},
         )
 
     def _ready(self, sockets: list[socket.socket]) -> None:
@@ -194,15 +201,18 @@ class Server:
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # as most that comes goes again, uncollected, with its request
         pulse = Pulse(self._registry, asyncio.get_running_loop().time)
-        at = ", ".join(map(url_of, sockets))
+        at = ", ".join(map(self._url_of, sockets))
         self._status = StatusLine(self._notifier, lambda: f"{at}: {pulse}")
         self._status.start("READY=1")
         if self._access.is_open and not all(map(is_loopback, sockets)):
             logger.warning(
                 "everyone who can reach %s may register and deregister services: there is no access control; set "
                 "--auth-file, listen on 127.0.0.1, or let a firewall choose who gets here",
-                ", ".join(url_of(sock) for sock in sockets if not is_loopback(sock)),
-                extra={"event": "open_access", "url": [url_of(sock) for sock in sockets if not is_loopback(sock)]},
+                ", ".join(self._url_of(sock) for sock in sockets if not is_loopback(sock)),
+                extra={
+                    "event": "open_access",
+                    "url": [self._url_of(sock) for sock in sockets if not is_loopback(sock)],
+                },
             )
 
     def _daemon(self, clock: LeaseClock) -> Daemon:
@@ -248,19 +258,21 @@ class Server:
         self._notifier.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             outcome = self._take_settings(self._load())
-        except (BadSetting, BadAuthFile) as error:
+        except (BadSetting, BadAuthFile, CannotUseTls) as error:
             outcome = self._refuse(error)
         self._status.start("READY=1")
         return outcome
 
-    def _refuse(self, error: BadSetting | BadAuthFile) -> Outcome:
+    def _refuse(self, error: Exception) -> Outcome:
         refusal = f"reload refused, nothing has changed: {error}"
         logger.error(refusal, extra={"event": "reload_refused"})
         return Outcome(False, [refusal])
 
     def _take_settings(self, wanted: Config) -> Outcome:
         differing = changes(self._config, wanted)
-        self._access.take(callers_of(wanted))
+        callers, tls = callers_of(wanted), tls_of(wanted)  # all that can be wrong, before anything is in force
+        self._access.take(callers)
+        self._http.take_tls(tls)
         self._put_in_force(in_force(self._config, wanted))
         changed = ", ".join(str(change) for change in differing if change.setting.reloads)
         lines = [f"reloaded: {changed or 'nothing has changed'}"]
@@ -406,6 +418,11 @@ def callers_of(config: Config) -> Callers | None:
     return read(config.auth_file) if config.auth_file else None
 
 
+def tls_of(config: Config) -> ssl.SSLContext | None:
+    """What TLS is spoken with, if it is. Raises CannotUseTls."""
+    return make_context(config.tls_cert, config.tls_key, config.tls_client_ca) if config.tls_cert else None
+
+
 def choose_http(asked: str) -> str:
     """Which HTTP server it is to be, `front` or `tornado`. Raises NotInstalled."""
     if asked == "auto":
@@ -467,6 +484,9 @@ class HttpServer(Protocol):
 
     def take(self, connection: socket.socket, address: object) -> None:
         """Serves an accepted connection."""
+
+    def take_tls(self, tls: ssl.SSLContext | None) -> None:
+        """Serves connections that come from now on with this, or without TLS; those that are there go on."""
 
     def take_limits(self, limits: Limits) -> None:
         """Takes requests under these limits from now on, as far as that is not the reader's business."""

@@ -215,7 +215,7 @@ class RunningDaemon(Process):
         super().__init__([*command, "--port", "0", *args], told, handed)
         try:
             self.manager.wait_for("READY=1", ready)
-            self.url = self.wait_for_line(r"listening on (http://\S+?),? ")[1]
+            self.url = self.wait_for_line(r"listening on (https?://\S+?),? ")[1]
         except BaseException:
             self.__exit__()
             raise

@@ -23,13 +23,14 @@ ALLOWED: dict[str, set[str]] = {
     "control": set(),
     "config": {"core", "registryd"},
     "auth": {"core"},
-    "api": {"core", "registry", "feed", "auth", "api", "registryd"},
-    "front": set(),
+    "tls": set(),
+    "api": {"core", "registry", "feed", "auth", "tls", "api", "registryd"},
+    "front": {"tls"},
     "server": {
         "core", "store", "clock", "feed", "registry", "sweeper", "systemd", "listeners", "logs", "config", "auth",
-        "api", "front", "control", "registryd",
+        "tls", "api", "front", "control", "registryd",
     },
-    "cli": {"server", "config", "auth", "control", "listeners", "logs", "store"},
+    "cli": {"server", "config", "auth", "tls", "control", "listeners", "logs", "store"},
     "__main__": {"cli"},
     "client": {"core"},
 }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from msgspec import Struct
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import format_timestamp
+from tornado.iostream import SSLIOStream
 from tornado.web import HTTPError, RequestHandler
 
 from registryd import __version__
@@ -22,6 +23,7 @@ from registryd.auth import Access
 from registryd.core.access import EVERYONE, Right
 from registryd.core.errors import ECHO, Forbidden, Recovering, Unauthorized
 from registryd.core.model import Origin
+from registryd.tls import subject_of
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +138,16 @@ class Handler(RequestHandler):
         Forbidden."""
         headers = self.request.headers
         self._hosts.check(self.request.method or "", headers.get("Host"), headers.get("Origin"))
-        self.caller = self.access.caller(self.request.headers.get("Authorization"))
+        self.caller = self.access.caller(headers.get("Authorization"), self._subject())
         self.caller.must_have(*needs)
+
+    def _subject(self) -> str:
+        """The subject of the certificate that whoever asks has shown; empty where there is none."""
+        connection: Any = self.request.connection
+        if not isinstance(connection, HTTP1Connection):
+            return str(connection.context.subject)
+        stream = connection.stream
+        return subject_of(stream.socket.getpeercert()) if isinstance(stream, SSLIOStream) else ""
 
     def must_know(self) -> None:
         """For whoever is to be told which instances there are. Raises Recovering while nobody can know."""

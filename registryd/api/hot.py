@@ -24,6 +24,15 @@ _NO_HEAD = (-1, b"")
 _LENGTHS = [b"\r\nContent-Length: %d\r\n\r\n" % length for length in range(1024)]
 
 
+class Asker(Protocol):
+    """Who asks."""
+
+    @property
+    def remote_ip(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+
+
 class Told(Protocol):
     """What the headers of a request tell."""
 
@@ -33,8 +42,8 @@ class Told(Protocol):
     def authorization(self) -> str | None: ...
 
 
-#: What follows the prefix in the target, the body, the asker's address and headers: the answer, its future, or None.
-Answer = Callable[[bytes, bytes, str, Any], "bytes | Future[bytes] | None"]
+#: What follows the prefix in the target, the body, who asks and what the headers tell: the answer, its future, or None.
+Answer = Callable[[bytes, bytes, Any, Any], "bytes | Future[bytes] | None"]
 
 
 class HotCalls:
@@ -57,12 +66,12 @@ class HotCalls:
             (b"POST /register", self.register),
         ]
 
-    def lookup(self, name: bytes, body: bytes, address: str, told: Told) -> bytes | None:  # noqa: ARG002
+    def lookup(self, name: bytes, body: bytes, asker: Asker, told: Told) -> bytes | None:
         """`GET /services/{service_name}` without parameters, of a service that has instances."""
         if self._registry.is_recovering:
             return None
         service_name = name.decode("latin-1")
-        if not (self._access.is_open or self._may_read(service_name, told)):
+        if not (self._access.is_open or self._may_read(service_name, asker, told)):
             return None
         service = self._registry.listing(service_name)
         if service is None:
@@ -78,23 +87,25 @@ class HotCalls:
             service.rendered[_HEAD] = index, head
         return self._begin(service.listed_at) + head + body
 
-    def heartbeat(self, instance_id: bytes, body: bytes, address: str, told: Told) -> bytes | None:  # noqa: ARG002
+    def heartbeat(self, instance_id: bytes, body: bytes, asker: Asker, told: Told) -> bytes | None:
         """`POST /heartbeat/{instance_id}` without a body, of an instance that is registered."""
         if body:
             return None
         try:
-            caller = self._access.caller(told.authorization)
+            caller = self._access.caller(told.authorization, asker.subject)
             lease = self._registry.renew(instance_id.decode("latin-1"), None, caller)
         except RegistrydError:
             return None
         return self._whole(render.json_bytes(render.renewed(lease)), lease.last_heartbeat)
 
-    def register(self, rest: bytes, body: bytes, address: str, told: Told) -> "bytes | Future[bytes] | None":
+    def register(self, rest: bytes, body: bytes, asker: Asker, told: Told) -> "bytes | Future[bytes] | None":
         """`POST /register`; the answer comes later where there is something to wait for."""
         if rest:
             return None
         try:
-            origin = Origin(address, told.user_agent[:256], self._access.caller(told.authorization))
+            origin = Origin(
+                asker.remote_ip, told.user_agent[:256], self._access.caller(told.authorization, asker.subject)
+            )
             command = self._reader.body(Register, body)
             if not self._registry.changes_at_once:
                 return self._later(self._register(command, origin))
@@ -112,9 +123,9 @@ class HotCalls:
                 note_refusal(self._access, error, origin.address, "POST /register")
             return whole_problem(problem_of(error))
 
-    def _may_read(self, service_name: str, told: Told) -> bool:
+    def _may_read(self, service_name: str, asker: Asker, told: Told) -> bool:
         try:
-            return self._access.caller(told.authorization).may("read", service_name)
+            return self._access.caller(told.authorization, asker.subject).may("read", service_name)
         except Unauthorized:
             return False
 

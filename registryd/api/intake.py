@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Awaitable
 from socket import socket
+from ssl import SSLContext
 from typing import Any, NoReturn
 
 from tornado.httpserver import HTTPServer
@@ -20,7 +21,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application
 
 from registryd.api import problems
@@ -45,7 +46,10 @@ def refuse(status: int, code: str, detail: str) -> bytes:
 class IntakeServer(HTTPServer):
     """Tornado's HTTP server with an intake between it and the Application; it listens to nothing yet."""
 
-    def initialize(self, application: Application, reader: Reader, under_way: UnderWay) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, application: Application, reader: Reader, under_way: UnderWay, tls: SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self._intake = Intake(application, reader, under_way)
         super().initialize(
             self._intake,
@@ -66,7 +70,16 @@ class IntakeServer(HTTPServer):
         """Serves an accepted connection."""
         self._empty.clear()
         connection.setblocking(False)
-        self.handle_stream(IOStream(connection), address)
+        if self._tls is None:
+            stream = IOStream(connection)
+        else:
+            wrapped = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            stream = SSLIOStream(wrapped)
+        self.handle_stream(stream, address)
+
+    def take_tls(self, tls: SSLContext | None) -> None:
+        """Serves connections that come from now on so."""
+        self._tls = tls
 
     def take_limits(self, limits: Limits) -> None:
         """Has Tornado's own limits follow ours."""

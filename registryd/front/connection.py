@@ -23,6 +23,7 @@ from tornado.iostream import StreamClosedError
 
 from registryd.front.exchange import Exchange, Later, Peer, done_future
 from registryd.front.table import COLD_HEADERS, Answer, HotTable, Told
+from registryd.tls import subject_of
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,6 @@ class Connection(asyncio.Protocol):
 
     # There may be tens of thousands, and so many names would take 2 kB in a dictionary.
     __slots__ = (
-        "_address",
         "_block",
         "_blocks",
         "_completed",
@@ -203,7 +203,6 @@ class Connection(asyncio.Protocol):
         self._requests = shared.requests
         self._hot = shared.hot
         self.peer = peer
-        self._address = peer.remote_ip
         self._parser = httptools.HttpRequestParser(self)
         #: Requests that are not answered yet; the first has its turn. And how much of them waits.
         self._exchanges: deque[Exchange | Later] = deque()
@@ -248,6 +247,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins."""
         self._transport = cast("asyncio.Transport", transport)
+        certificate = transport.get_extra_info("peercert")
+        if certificate:
+            self.peer = self.peer._replace(subject=subject_of(certificate))
         self._write = self._transport.write
         self._shared.connections.add(self)
         self._shared.empty.clear()
@@ -260,7 +262,7 @@ class Connection(asyncio.Protocol):
             if known is not None:
                 function, rest, body, told = known
                 try:
-                    answer = function(rest, body, self._address, told)
+                    answer = function(rest, body, self.peer, told)
                 except Exception as error:
                     self._fail(error)
                     return
@@ -492,7 +494,7 @@ class Connection(asyncio.Protocol):
             line = b"%b %b%b" % (self._parser.get_method(), self._url, _END)
             call = self._call(line, b"".join(hot_body), self._block.told)
             try:
-                answer = None if call is None else call[0](call[1], call[2], self._address, call[3])
+                answer = None if call is None else call[0](call[1], call[2], self.peer, call[3])
             except Exception as error:
                 self._fail(error)
                 return

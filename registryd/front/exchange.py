@@ -19,10 +19,12 @@ _BODILESS = frozenset({204, 304})
 
 
 class Peer(NamedTuple):
-    """Who is at the other end, by the names under which HTTPServerRequest looks for it."""
+    """Who is at the other end: its address and protocol by the names under which HTTPServerRequest looks for them, and
+    the subject of its certificate, if it has shown one."""
 
     remote_ip: str
     protocol: str
+    subject: str = ""
 
 
 class Line(Protocol):

@@ -8,6 +8,11 @@ from typing import Any
 from registryd.front.connection import Bounds, Connection, Shared
 from registryd.front.exchange import Peer
 
+#: Seconds that a client gets to show that it speaks TLS.
+HANDSHAKE = 10.0
+#: And to say goodbye when we do: most never do.
+FAREWELL = 1.0
+
 
 class FrontServer:
     """The front, as the daemon uses it. Listens to nothing by itself: `take` is for whoever accepts."""
@@ -25,7 +30,11 @@ class FrontServer:
         is_ip = connection.family in (AF_INET, AF_INET6)
         peer = Peer(address[0] if is_ip else "0.0.0.0", "https" if self._tls else "http")  # noqa: S104 - Tornado's word
         made = self._shared.loop.connect_accepted_socket(
-            lambda: Connection(self._shared, peer), connection, ssl=self._tls
+            lambda: Connection(self._shared, peer),
+            connection,
+            ssl=self._tls,
+            ssl_handshake_timeout=HANDSHAKE if self._tls else None,
+            ssl_shutdown_timeout=FAREWELL if self._tls else None,
         )
         arriving: asyncio.Future[object] = asyncio.ensure_future(made)
         self._arriving.add(arriving)
@@ -35,6 +44,10 @@ class FrontServer:
         self._arriving.discard(arriving)
         if not arriving.cancelled():
             arriving.exception()  # it has gone again, or does not speak TLS: nobody here needs to know
+
+    def take_tls(self, tls: ssl.SSLContext | None) -> None:
+        """Serves connections that come from now on so."""
+        self._tls = tls
 
     def take_limits(self, limits: Bounds) -> None:
         """Takes requests within these bounds from now on."""

@@ -4,6 +4,8 @@ from asyncio import Future
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from registryd.front.exchange import Peer
+
 
 class Told(NamedTuple):
     """What a hot call is told of the headers, the same object for the same header block."""
@@ -12,10 +14,10 @@ class Told(NamedTuple):
     authorization: str | None
 
 
-#: Gets what follows the prefix in the request's target, the body, the asker's address and what the headers tell. Gives
+#: Gets what follows the prefix in the request's target, the body, who asks and what the headers tell. Gives
 #: back the whole answer, head and body, or what brings it later, and does not fail; or None, having changed nothing,
 #: where the call is for its handler after all.
-Answer = Callable[[bytes, bytes, str, Told], "bytes | Future[bytes] | None"]
+Answer = Callable[[bytes, bytes, Peer, Told], "bytes | Future[bytes] | None"]
 
 
 #: The calls that are tried, in this order, each by the beginning of its request line: `GET /services/`. Each answers
