@@ -15,13 +15,13 @@ from registryd.auth import BadAuthFile, new_token
 from registryd.config import BadSetting, Config, asked_for_token, asked_to_reload, load
 from registryd.listeners import AddressUnavailable, CannotListen
 from registryd.server import NotInstalled, Server, choose_http, loop_factory
-from registryd.store.file import CannotUseState, Damaged, opened
+from registryd.store.file import CannotUseState, Damaged, StateUnavailable, opened
 from registryd.tls import CannotUseTls
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until it is stopped. 0: stopped in order; 1: something was cut off; 2: could not start; 3: nor
-    can it now, as the address is not to be had, but perhaps later.
+    can it now, as its address or its disk is not to be had, but perhaps later.
     Or has a running one reload. 0: all settings are in force; 1: they are not. Or makes a token."""
     if sys.stderr is None:  # closed by whoever started us, who does not want to hear anything
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of our life
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         http = choose_http(config.http)
         with asyncio.Runner(loop_factory=loop_factory(http)) as runner:
             return runner.run(_serve(config, http, change_log, load_again))
-    except AddressUnavailable as error:
+    except (AddressUnavailable, StateUnavailable) as error:
         return _cannot_start(str(error), config.log_format, status=3)
     except (BadAuthFile, CannotListen, CannotUseState, CannotUseTls, NotInstalled) as error:
         return _cannot_start(str(error), config.log_format)

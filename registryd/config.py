@@ -120,7 +120,8 @@ class Config:
 
     settings: str = _setting(
         "", "REGISTRYD_SETTINGS", _path,
-        "file with a NAME=value a line, by the names of the environment, which beats it; a reload reads it again",
+        "file with a NAME=value a line, by the names of the environment, which beats it; a reload reads it again; with "
+        "a - before it, it need not be there",
     )  # fmt: skip
     host: str = _setting("127.0.0.1", "REGISTRYD_HOST", _host, "address or host name to listen on")
     port: int = _setting(8006, "REGISTRYD_PORT", _integer(0, 65535), "port to listen on; 0 takes a free one")
@@ -218,8 +219,6 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
             break
     limits = {part.name: values.pop(part.name) for part in dataclasses.fields(Limits) if part.name in values}
     config = Config(**values, limits=Limits(**limits))
-    if (config.tls_key or config.tls_client_ca) and not config.tls_cert:
-        raise BadSetting("--tls-key and --tls-client-ca are for TLS, which needs --tls-cert")
     if config.heartbeat_timeout > config.limits.ttl_seconds:
         raise BadSetting(
             f"--heartbeat-timeout ({config.heartbeat_timeout:g}) is over {flag_of('ttl_seconds')} "
@@ -294,13 +293,14 @@ class Line(NamedTuple):
 
 
 def read_file(path: str) -> dict[str, Line]:
-    """The lines of a settings file by name; none where it does not exist. Raises BadSetting."""
+    """The lines of a settings file by name. One with a - before it need not be there. Raises BadSetting."""
+    may_be_missing, path = path.startswith("-"), path.removeprefix("-")
     try:
         with open(path, encoding="utf-8") as file:
             texts = file.read().split("\n")
-    except FileNotFoundError:
-        return {}
     except (OSError, ValueError) as error:
+        if may_be_missing and isinstance(error, FileNotFoundError):
+            return {}
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise BadSetting(f"--settings: cannot read {path}: {why}") from None
     known = {name for setting in settings() for name in setting.env if setting.name != "settings"}

@@ -70,14 +70,15 @@ def take_back(descriptor: int) -> tuple[socket.socket, Any] | None:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of `host`; with port 0 all on the same free one. Raises
-    AddressUnavailable."""
+    """Sockets that listen on every address of `host`; with port 0 all on the same free one. Raises CannotListen."""
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     try:
         addresses = _addresses(host)
-    except (socket.gaierror, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or "that is no host name"
+    except UnicodeError:
+        raise CannotListen(f"cannot find an address for host {host!r}: that is no host name; set --host") from None
+    except socket.gaierror as error:
+        why = error.strerror
         raise AddressUnavailable(f"cannot find an address for host {host!r}: {why}; set --host") from None
     for family, address in addresses:
         try:
@@ -94,7 +95,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         why = os.strerror(failure.errno) if failure.errno else str(failure)
-        raise AddressUnavailable(f"cannot listen on {host} port {port}: {why}; set --host or --port")
+        kind = CannotListen if failure.errno == errno.EACCES else AddressUnavailable
+        raise kind(f"cannot listen on {host} port {port}: {why}; set --host or --port")
     return sockets
 
 

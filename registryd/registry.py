@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -137,6 +137,8 @@ class Registry:
         self._turns = 0
         #: Those who wait to be decided on, in the order in which they have asked.
         self._asked: deque[_Asked] = deque()
+        #: The instances that they, and those who are being served, want to change: how many want to change each.
+        self._changing: Counter[str | None] = Counter()
 
     # Changes. `origin` is who asks, for the history.
 
@@ -168,7 +170,10 @@ class Registry:
         """A heartbeat that reports something; gives back the lease. Raises UnknownInstance, StaleGeneration.
 
         The heartbeat counts at once, whatever the report has to wait for."""
-        self.renew(command.instance_id, command.generation, origin.caller)
+        lease = self.renew(command.instance_id, command.generation, origin.caller)
+        # What changes nothing waits for nobody: a mere heartbeat may well say each time that its instance is up.
+        if command.instance_id not in self._changing and not self._decide(command, origin):
+            return lease
         return _lease(await self._change(command, origin))
 
     async def deregister(self, command: Deregister, origin: Origin = NOBODY) -> Change:
@@ -321,6 +326,7 @@ class Registry:
         """The one shape of a change. Gives back what has taken effect; where it raises, nothing has."""
         asked = _Asked(command, origin)
         self._asked.append(asked)
+        self._changing[command.instance_id] += 1
         try:
             if self._lock.locked():
                 asked.turn = asyncio.get_running_loop().create_future()
@@ -330,6 +336,9 @@ class Registry:
                     if not asked.is_over:
                         await self._serve(asked)
         finally:
+            self._changing[command.instance_id] -= 1
+            if not self._changing[command.instance_id]:
+                del self._changing[command.instance_id]
             if not asked.is_over and asked in self._asked:  # whoever has asked does not want it any more
                 self._asked.remove(asked)
             if self._asked and not self._lock.locked():

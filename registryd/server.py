@@ -136,13 +136,15 @@ class Server:
     def _open_registry(self) -> None:
         """Begins where the former life has ended, if there was one. Raises CannotUseState."""
         config = self._config
+        self._state = state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
+        recovers_for = 0.0
+        file = StateFile(Path(config.state_dir)) if config.state_dir else None
+        if file is not None:
+            contents, recovers_for = recover(file, config.heartbeat_timeout, time.time())
+        # Not before: the disk may take its time, which is nobody's stall.
         self._clock = clock = LeaseClock()
         index = int(clock.started_wall * 1e6)
-        self._state = state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
-        is_lost = False
-        if config.state_dir:
-            file = StateFile(Path(config.state_dir))
-            contents, is_lost = recover(file)
+        if file is not None:
             index = max(index, contents.next_index)
             state.restore(contents.instances, contents.gone, clock.now(), clock.wall())
             store = SqliteStore(file, index)
@@ -157,8 +159,8 @@ class Server:
         self._feed = Feed(index, most_watchers=config.limits.watchers)
         self._feed.subscribe(self._change_log.note)
         self._registry = Registry(state, self._store, self._feed, clock)
-        if is_lost:
-            self._registry.recover(config.heartbeat_timeout)
+        if recovers_for:
+            self._registry.recover(recovers_for)
 
     def _start(self, sockets: list[socket.socket]) -> None:
         config, clock, registry = self._config, self._clock, self._registry
@@ -312,10 +314,12 @@ class Server:
         end = asyncio.get_running_loop().time() + self._config.drain_timeout
         kept = 0
         if is_keeping:
-            kept = await self._leave_connections(end)
+            kept = await self._leave_connections()
             self._http.wind_down()  # what is left closes with an answer, too
         if self._is_handed_over:
             await self._see_off()
+            self._http.wind_down(at_once=True)
+            end = max(end, asyncio.get_running_loop().time() + SEEING_OFF)
         cut = await self._drain(end)
         if cut:
             logger.warning(
@@ -330,12 +334,12 @@ class Server:
                 extra={"event": "cut_off", "count": unread},
             )
         cut += unread
-        self._watchdog.stop()
-        self._sweeper.stop()
         closing = asyncio.ensure_future(self._store.close())
-        await self._unless_forced(closing, self._config.drain_timeout)
+        await self._unless_forced(closing, max(SEEING_OFF, end - asyncio.get_running_loop().time()))
         if closing.cancelled():
             logger.warning("stopping although the store still waits for the disk", extra={"event": "store_unavailable"})
+        self._watchdog.stop()  # not before: the disk may take its time
+        self._sweeper.stop()
         if kept:
             logger.info("connections left=%d with the service manager", kept, extra={"event": "connections_kept"})
             self._notifier.wait_until_heard()
@@ -343,23 +347,32 @@ class Server:
         logger.info("stopped", extra={"event": "stopped"})
         return 1 if cut or closing.cancelled() else 0
 
-    async def _leave_connections(self, end: float) -> int:
-        """Leaves idle connections with the service manager, which hands them to the next of us; those that are in the
-        middle of a request have until `end` to be answered and then idle, and those of which half a request has come a
-        moment. Gives back how many it has."""
+    async def _leave_connections(self) -> int:
+        """Leaves connections with the service manager, which hands them to the next of us, each as soon as it is idle:
+        for a moment, as whoever comes new waits meanwhile. Gives back how many it has."""
         loop = asyncio.get_running_loop()
-        moment, room, kept = loop.time() + SEEING_OFF, self._config.keep_connections, 0
-        while True:
-            idle = self._http.idle()[: room - kept]
-            sent = self._notifier.store(CONNECTION, [connection.fileno() for connection in idle])
-            for connection in idle[:sent]:
+        end, room, kept = loop.time() + SEEING_OFF, self._config.keep_connections, 0
+
+        def leave(*idle: Idle) -> bool:
+            """Whether all have been left."""
+            nonlocal kept
+            some = idle[: room - kept]
+            sent = self._notifier.store(CONNECTION, [connection.fileno() for connection in some])
+            for connection in some[:sent]:
                 connection.let_go()
             kept += sent
+            return sent == len(idle)
+
+        has_room = leave(*self._http.idle())
+        self._http.tell_idle(leave)
+        while True:
             await asyncio.sleep(0)  # they go
-            is_time_up = loop.time() >= (end if self._under_way else min(moment, end))
-            if not len(self._http) or sent < len(idle) or kept == room or is_time_up or self._forced.is_set():
-                return kept
+            if not len(self._http) or not has_room or loop.time() >= end or self._forced.is_set():
+                break
             await asyncio.sleep(LOOK)
+            has_room = leave(*self._http.idle())
+        self._http.tell_idle(None)
+        return kept
 
     async def _see_off(self) -> None:
         """Serves for a moment those who are connected: their connections close with an answer, and they come again by
@@ -374,13 +387,14 @@ class Server:
 
     async def _drain(self, end: float) -> int:
         """Waits until what has begun is answered: not for ever, and not after a second signal. Gives back how much is
-        not: there may be something again that has come since there was nothing."""
-        while self._under_way and not self._forced.is_set():
+        not. What is still arriving is waited for, too, unless others wait for the next of us meanwhile."""
+        under_way, others_wait = self._under_way, self._is_handed_over
+        while under_way.has_some(arrived=others_wait) and not self._forced.is_set():
             left = end - asyncio.get_running_loop().time()
             if left <= 0:
                 break
-            await self._unless_forced(asyncio.ensure_future(self._under_way.wait_until_none()), left)
-        return len(self._under_way)
+            await self._unless_forced(asyncio.ensure_future(under_way.wait_until_none(arrived=others_wait)), left)
+        return len(under_way)
 
     async def _unless_forced(self, ending: "asyncio.Future[Any]", seconds: float | None) -> None:
         """Waits for the end of something, which is cancelled at a second signal or when the time is up."""
@@ -420,7 +434,11 @@ def callers_of(config: Config) -> Callers | None:
 
 def tls_of(config: Config) -> ssl.SSLContext | None:
     """What TLS is spoken with, if it is. Raises CannotUseTls."""
-    return make_context(config.tls_cert, config.tls_key, config.tls_client_ca) if config.tls_cert else None
+    if config.tls_cert:
+        return make_context(config.tls_cert, config.tls_key, config.tls_client_ca)
+    if config.tls_key or config.tls_client_ca:
+        raise CannotUseTls("--tls-key and --tls-client-ca are for TLS, which needs --tls-cert")
+    return None
 
 
 def choose_http(asked: str) -> str:
@@ -491,11 +509,14 @@ class HttpServer(Protocol):
     def take_limits(self, limits: Limits) -> None:
         """Takes requests under these limits from now on, as far as that is not the reader's business."""
 
-    def wind_down(self) -> None:
-        """Closes each connection after its next answer, which says so."""
+    def wind_down(self, *, at_once: bool = False) -> None:
+        """Closes each connection after its next answer, which says so; `at_once`, even where more has been asked."""
 
     def idle(self) -> Sequence[Idle]:
         """The connections that could go on without us."""
+
+    def tell_idle(self, take: Callable[[Idle], bool] | None) -> None:
+        """Has someone take each connection as soon as it is idle, who says whether he has; None: nobody any more."""
 
     async def empty(self) -> None:
         """Waits until no connection is left."""

@@ -30,7 +30,7 @@ def test_nothing_given_is_the_defaults() -> None:
 
 
 def test_every_setting_can_be_given_as_a_flag_and_in_the_environment() -> None:
-    samples = {"host": "::1", "http": "tornado", "log_level": "debug", "log_format": "json"}
+    samples = {"host": "::1", "http": "tornado", "log_level": "debug", "log_format": "json", "settings": "/dev/null"}
     for setting in settings():
         if setting.name == "state_dir":
             continue
@@ -169,8 +169,12 @@ def test_our_own_name_in_the_file_beats_one_that_only_the_service_manager_gives(
     assert load([], {"FDSTORE": "2"}).keep_connections == 2
 
 
-def test_a_settings_file_need_not_be_there(tmp_path: Path) -> None:
-    assert load(["--settings", str(tmp_path / "none")], {}) == Config(settings=str(tmp_path / "none"))
+def test_a_settings_file_must_be_there_unless_it_is_said_that_it_need_not(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=r"--settings: cannot read .*/none: No such file or directory"):
+        load(["--settings", str(tmp_path / "none")], {})
+    assert load([f"--settings=-{tmp_path}/none"], {}) == Config(settings=f"-{tmp_path}/none")
+    (tmp_path / "some").write_text("REGISTRYD_PORT=7")
+    assert load([f"--settings=-{tmp_path}/some"], {}).port == 7
 
 
 @pytest.mark.parametrize(

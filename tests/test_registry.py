@@ -242,6 +242,24 @@ async def test_a_report_counts_as_a_heartbeat_before_the_store_has_it(
     assert (await slow).instance.status == "starting"
 
 
+async def test_a_report_that_changes_nothing_waits_for_nobody(registry: Registry, store: RecordingStore) -> None:
+    await registry.register(a_registration())
+    same = Update("i1", Report(status="up"))
+    store.hold()
+    other = asyncio.create_task(registry.register(a_registration(instance_id="i2")))
+    await store.waiting.wait()
+    assert (await registry.update(same)).status == "up"
+
+    changing = asyncio.create_task(registry.update(Update("i1", Report(status="down"))))
+    await asyncio.sleep(0)
+    back = asyncio.create_task(registry.update(same))
+    await asyncio.sleep(0)
+    assert not back.done(), "it is about to be down, so that this would change something"
+    store.release()
+    await asyncio.gather(other, changing, back)
+    assert registry.lease("i1").status == "up"
+
+
 async def test_nothing_changes_at_once_while_others_wait_for_their_turn(
     registry: Registry, store: RecordingStore
 ) -> None:

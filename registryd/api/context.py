@@ -39,8 +39,10 @@ class UnderWay:
         self._requests: dict[object, object] = {}
         #: The same the other way round. No entry is empty.
         self._by_connection: dict[object, set[object]] = {}
-        self._none = asyncio.Event()
-        self._none.set()
+        #: Those of them that have not arrived in full.
+        self._arriving: set[object] = set()
+        self._none, self._answered = asyncio.Event(), asyncio.Event()
+        self._take_stock()
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -49,7 +51,13 @@ class UnderWay:
         """A request has begun to arrive."""
         self._requests[request] = connection
         self._by_connection.setdefault(connection, set()).add(request)
-        self._none.clear()
+        self._arriving.add(request)
+        self._take_stock()
+
+    def arrived(self, request: object) -> None:
+        """All of a request is here."""
+        self._arriving.discard(request)
+        self._take_stock()
 
     def end(self, request: object) -> None:
         """The answer has been handed to the system, or there is nobody left to have it."""
@@ -59,17 +67,26 @@ class UnderWay:
             of_connection.discard(request)
             if not of_connection:
                 del self._by_connection[connection]
-        if not self._requests:
-            self._none.set()
+        self._arriving.discard(request)
+        self._take_stock()
 
     def end_all(self, connection: object) -> None:
         """A connection has closed, with whatever was to be answered on it."""
         for request in list(self._by_connection.get(connection, ())):
             self.end(request)
 
-    async def wait_until_none(self) -> None:
-        """Waits until all are answered."""
-        await self._none.wait()
+    def has_some(self, *, arrived: bool = False) -> bool:
+        """Whether there are any; or any that have arrived in full."""
+        return len(self._requests) > (len(self._arriving) if arrived else 0)
+
+    async def wait_until_none(self, *, arrived: bool = False) -> None:
+        """Waits until there are none (any more: there may be new ones when whoever waits has his turn); or none that
+        have arrived in full, as nobody knows how long the others take."""
+        await (self._answered if arrived else self._none).wait()
+
+    def _take_stock(self) -> None:
+        for event, has_some in ((self._none, self.has_some()), (self._answered, self.has_some(arrived=True))):
+            event.clear() if has_some else event.set()
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ class HotCalls:
         """An answer that a stop waits for."""
         coming = asyncio.ensure_future(answering)
         self._under_way.begin(coming, coming)
+        self._under_way.arrived(coming)
         coming.add_done_callback(self._under_way.end)
         return coming
 

@@ -85,13 +85,16 @@ class IntakeServer(HTTPServer):
         """Has Tornado's own limits follow ours."""
         self.conn_params.max_header_size = PATIENCE * (limits.header_bytes + limits.url_bytes)
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, at_once: bool = False) -> None:  # noqa: ARG002 - it never looks at what is behind
         """Closes each connection after the answer to the next request on it, which says so."""
         self.conn_params.no_keep_alive = True  # all connections look there, at each request
 
     def idle(self) -> list[NoReturn]:
         """No connection that could go on without us: bytes of the next request may be in Tornado's buffer."""
         return []
+
+    def tell_idle(self, take: object) -> None:
+        """None ever is."""
 
     async def empty(self) -> None:
         """Waits until no connection is left."""
@@ -185,6 +188,7 @@ class _Message(HTTPMessageDelegate):
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
+        self._under_way.arrived(self._request)
         if self._inner is None:
             self._end()
         else:

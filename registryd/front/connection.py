@@ -114,6 +114,10 @@ class Shared:
         self.empty.set()
         #: Whether connections are closed as soon as they have their answer.
         self.is_winding_down = False
+        #: Whether that is without a look at what else they have asked.
+        self.is_ending = False
+        #: Takes a connection that has become idle, if it is to go on without us; None where all are to stay.
+        self.on_idle: Callable[[Connection], bool] | None = None
         self.take_bounds(bounds)
 
     def take_bounds(self, bounds: Bounds) -> None:
@@ -128,9 +132,10 @@ class Shared:
         self.most_body_bytes = bounds.body_bytes
         self.forget()
 
-    def wind_down(self) -> None:
-        """Has every connection close after its next answer, which says so: hot calls do not, so there are none."""
-        self.is_winding_down = True
+    def wind_down(self, *, at_once: bool) -> None:
+        """Has every connection close after its next answer, which says so: hot calls do not, so there are none. Where
+        not `at_once`, what has been asked behind that is answered first."""
+        self.is_winding_down, self.is_ending = True, at_once
         self.hot = ()
         self.forget()
         for connection in self.connections:
@@ -355,7 +360,11 @@ class Connection(asyncio.Protocol):
             self._tasks.discard(coming)
             later.is_finished = True
             if not coming.cancelled():  # else everything ends
-                self.send(coming.result())
+                data = coming.result()
+                if self.ends_with(later):
+                    later.keep_alive = False
+                    data = data.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+                self.send(data)
                 self.ended(later)
 
         self._tasks.add(coming)
@@ -665,17 +674,17 @@ class Connection(asyncio.Protocol):
         self._quiet = 0
         if self._room is not None:
             self._watch_unread()
-        if isinstance(exchange, Later):
-            self._pump()
-            return
-        self._waiting -= sum(map(len, exchange.parts))
-        exchange.parts.clear()
+        if isinstance(exchange, Exchange):
+            self._waiting -= sum(map(len, exchange.parts))
+            exchange.parts.clear()
         if not exchange.is_received:  # the rest of its body is nobody's, and the next request is behind it
             self._linger()
-        elif not exchange.keep_alive:
-            self._close()
-        else:
+        elif exchange.keep_alive:
             self._pump()
+        elif self._exchanges or self._unparsed or self._in_message:  # it has sent more, which nobody will answer
+            self._linger()
+        else:
+            self._close()
 
     def abort(self) -> None:
         """Closes the connection at once, with whatever is in its buffers."""
@@ -683,11 +692,13 @@ class Connection(asyncio.Protocol):
         self._is_fresh = False
         self._transport.abort()
 
-    def ends_with(self, exchange: Exchange) -> bool:
+    def ends_with(self, exchange: Exchange | Later) -> bool:
         """Whether this is the last answer, although the client would go on: of what it has sent already, nothing is
-        dropped."""
-        if not self._shared.is_winding_down:
+        dropped, until there is no more time."""
+        if not self._shared.is_winding_down or not self._exchanges:
             return False
+        if self._shared.is_ending:
+            return True
         is_next_begun = self._in_message and self._current is not exchange
         return self._exchanges[-1] is exchange and not self._unparsed and not is_next_begun
 
@@ -696,6 +707,10 @@ class Connection(asyncio.Protocol):
     def go_cold(self) -> None:
         """Answers no more hot calls."""
         self._hot = ()
+
+    def go_on(self) -> None:
+        """Goes on to read, if it was to go."""
+        self._take_stock()
 
     @property
     def is_idle(self) -> bool:
@@ -781,6 +796,14 @@ class Connection(asyncio.Protocol):
             or self._is_half_open
             or self._room is not None
         )
+        on_idle = self._shared.on_idle
+        if on_idle is not None and self._is_fresh:
+            if self.is_idle and on_idle(self):
+                return
+            if self._is_reading:  # what comes now is for the next of us; as soon as our answer is out, this goes, too
+                self._is_reading = False
+                self._transport.pause_reading()
+            return
         is_there_room = self._waiting < MOST_WAITING
         if self._unparsed and is_there_room and not self._is_parsing_later:
             self._is_parsing_later = True

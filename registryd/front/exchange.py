@@ -158,10 +158,14 @@ class Exchange(HTTPConnection):
 class Later:
     """The place in line of a hot call that is answered later."""
 
-    __slots__ = ("is_finished",)
+    __slots__ = ("is_finished", "keep_alive")
+
+    #: A hot call is made when all of the request is here.
+    is_received = True
 
     def __init__(self) -> None:
         self.is_finished = False
+        self.keep_alive = True
 
     def closed(self) -> None:
         """The other side has gone, or reads no more: the call is carried out all the same."""

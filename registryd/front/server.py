@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from socket import AF_INET, AF_INET6, socket
 from typing import Any
 
@@ -53,13 +54,20 @@ class FrontServer:
         """Takes requests within these bounds from now on."""
         self._shared.take_bounds(limits)
 
-    def wind_down(self) -> None:
-        """Closes each connection after its next answer, which says so."""
-        self._shared.wind_down()
+    def wind_down(self, *, at_once: bool = False) -> None:
+        """Closes each connection after its next answer, which says so; `at_once`, even where more has been asked."""
+        self._shared.wind_down(at_once=at_once)
 
     def idle(self) -> list[Connection]:
         """The connections that could go on without us: each has a `fileno`, and can be `let_go`."""
         return [connection for connection in self._shared.connections if connection.is_idle]
+
+    def tell_idle(self, take: Callable[[Connection], bool] | None) -> None:
+        """Has someone take each connection as soon as it is idle, who says whether he has; None: nobody any more."""
+        self._shared.on_idle = take
+        if take is None:
+            for connection in list(self._shared.connections):
+                connection.go_on()
 
     async def empty(self) -> None:
         """Waits until no connection is left."""

@@ -22,23 +22,32 @@ from registryd.core.past import REMEMBERED_INSTANCES, REMEMBERED_SECONDS
 NAME = "registryd.db"
 #: What marks the file as ours (PRAGMA application_id: "rgyd"), and which form of it this is.
 APPLICATION = 0x72677964
-FORMAT = 1
+FORMAT = 2
 #: Numbers that are put aside with each write: changes that time brings are numbered before they are written.
 RESERVED = 1_000_000
 #: Seconds to wait for whoever has the file open, who may be about to end.
 PATIENCE = 1.0
 
+#: What makes a file of the form after each out of it.
+_MIGRATIONS = {1: "ALTER TABLE registry ADD COLUMN recovers_until INTEGER NOT NULL DEFAULT 0"}
+#: Pages in the WAL after which they are brought into the file itself (some 4 MB).
+MOST_PAGES = 1_000
+
 # The rows of the first two tables stand in the order in which they came, by their rowid.
 _SCHEMA = """
 CREATE TABLE instances (instance_id TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL, record TEXT NOT NULL);
 CREATE TABLE gone (instance_id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL, generation INTEGER NOT NULL, override TEXT);
-CREATE TABLE registry (next_index INTEGER NOT NULL, last_index INTEGER);
-INSERT INTO registry VALUES (1, NULL);
+CREATE TABLE registry (next_index INTEGER NOT NULL, last_index INTEGER, recovers_until INTEGER NOT NULL DEFAULT 0);
+INSERT INTO registry VALUES (1, NULL, 0);
 """
 
 
 class CannotUseState(Exception):
     """The state cannot be used; the text is one line that says why and what to do."""
+
+
+class StateUnavailable(CannotUseState):
+    """The disk does not give it, which may be otherwise later."""
 
 
 class Damaged(Exception):
@@ -56,6 +65,9 @@ class Contents(NamedTuple):
     next_index: int
     #: The last one, where the former life has ended in order.
     last_index: int | None
+    #: Until when (wall clock, seconds since 1970) services may be about to register again, as the state before this one
+    #: was lost.
+    recovers_until: int
 
 
 class StateFile:
@@ -67,15 +79,33 @@ class StateFile:
         self._db: sqlite3.Connection | None = None
         #: Which file it is: whoever puts another in its place has not told us.
         self._identity = (0, 0)
+        #: Writes since the WAL was brought in.
+        self._written = 0
 
     def open(self) -> None:
         """Opens the file, or makes a new one. Raises CannotUseState, Damaged."""
         if not self.path.parent.is_dir():
             raise CannotUseState(f"there is no directory {self.path.parent}; make it, or set --state-dir")
         try:
+            self._check_whole()
             self._connect("rwc")
             if self._is_empty():
                 self._make()
+            self._check_form()
+            self._prepare()
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            raise self._explained(error) from error
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def look(self) -> None:
+        """Opens a file of ours, and changes nothing in it but what a kill has left half done. Raises CannotUseState,
+        Damaged."""
+        try:
+            self._check_whole()
+            self._connect("rw")
             self._check_form()
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
@@ -93,21 +123,33 @@ class StateFile:
             if faults != "ok":
                 raise Damaged(faults)
             (next_index, last_index) = db.execute("SELECT next_index, last_index FROM registry").fetchone()
+            has_it = self._form() > 1
+            (recovers_until,) = db.execute("SELECT recovers_until FROM registry").fetchone() if has_it else (0,)
             instances = [decode(record) for (record,) in db.execute("SELECT record FROM instances ORDER BY rowid")]
             rows = db.execute("SELECT instance_id, at, generation, override FROM gone ORDER BY rowid")
             gone = [KeptGone(name, at, life, decode_override(laid or "null")) for name, at, life, laid in rows]
-        except (sqlite3.Error, msgspec.MsgspecError, TypeError, UnicodeError) as error:
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+        except (msgspec.MsgspecError, TypeError, UnicodeError) as error:
             raise Damaged(str(error)) from error
-        return Contents(instances, gone, next_index, last_index)
+        return Contents(instances, gone, next_index, last_index, recovers_until)
+
+    def keep_recovering(self, until: int) -> None:
+        """Keeps until when (wall clock, seconds since 1970) nobody can know what there is. Raises CannotUseState."""
+        try:
+            self._opened().execute("UPDATE registry SET recovers_until = ?", (until,))
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
 
     def write(self, changes: Sequence[Change], index: int, last_index: int | None = None) -> None:
         """Keeps changes, all of them or none. `index` is the last that was handed out, `last_index` the same where
-        there will be no more. Raises sqlite3.Error, OSError."""
+        there will be no more. Raises sqlite3.Error, OSError.
+
+        After a failure it goes on with the same connection: only that knows that what has come to the WAL before a sync
+        failed is not to count, and writes over it the next time."""
+        db = self._opened()
         try:
-            if self._db is None:
-                self._connect("rw")
             self._check_identity()
-            db = self._opened()
             db.execute("BEGIN IMMEDIATE")
             goes = [self._apply(db, change) for change in changes]
             if any(goes):
@@ -116,8 +158,20 @@ class StateFile:
             db.execute("UPDATE registry SET next_index = max(next_index, ?), last_index = ?", (next_index, last_index))
             db.execute("COMMIT")
         except BaseException:
-            self._disconnect()
+            if db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):  # then it is rolled back by itself
+                    db.execute("ROLLBACK")
             raise
+        self._written += 1
+        if self._written >= MOST_PAGES:  # each has written one page at least
+            self._bring_in()
+
+    def _bring_in(self) -> None:
+        """Brings what is in the WAL into the file. By itself SQLite would do so in COMMIT, which would fail with it
+        although what it was for is on the disk."""
+        with contextlib.suppress(sqlite3.Error):  # it stays in the WAL, and the next one tries again
+            self._opened().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._written = 0
 
     def close(self) -> None:
         """Closes the file."""
@@ -146,10 +200,16 @@ class StateFile:
         )  # fmt: skip
         # Nobody else is to write, and then WAL needs no file in shared memory, which a full disk has no room for.
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA temp_store = MEMORY")
         self._identity = self._identify()
+
+    def _prepare(self) -> None:
+        """Sets up a file of ours to be written to."""
+        db = self._opened()
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 0"):
+            db.execute(f"PRAGMA {pragma}")
+        for before in range(self._form(), FORMAT):
+            db.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[before]}; PRAGMA user_version = {before + 1}; COMMIT;")
 
     def _disconnect(self) -> None:
         db, self._db = self._db, None
@@ -165,6 +225,15 @@ class StateFile:
         if self._identify() != self._identity:
             raise FileNotFoundError(f"{self.path} has been taken away, or another put in its place")
 
+    def _check_whole(self) -> None:
+        """Raises Damaged where there was a file once, and it has been taken away or cut to nothing."""
+        beside = self.path.with_name(f"{self.path.name}-wal")
+        if not self.path.exists():
+            if beside.exists() and beside.stat().st_size:
+                raise Damaged(f"it is gone, and {beside.name} is left")
+        elif not self.path.stat().st_size:
+            raise Damaged("it is empty")
+
     def _is_empty(self) -> bool:
         """Whether it is new, or was killed before it had its form."""
         return not self._opened().execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -179,9 +248,13 @@ class StateFile:
         finally:
             os.close(descriptor)
 
+    def _form(self) -> int:
+        form: int = self._opened().execute("PRAGMA user_version").fetchone()[0]
+        return form
+
     def _check_form(self) -> None:
         (application,) = self._opened().execute("PRAGMA application_id").fetchone()
-        (form,) = self._opened().execute("PRAGMA user_version").fetchone()
+        form = self._form()
         if application != APPLICATION:
             raise CannotUseState(f"{self.path} is not a file of registryd; move it away, or set --state-dir")
         if form > FORMAT:
@@ -195,8 +268,11 @@ class StateFile:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return CannotUseState(f"{self.path} is in use by another registryd; stop that one, or set --state-dir")
-        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        # An error of no kind of SQLite's own: a table or column is not there, although the file says that it is ours.
+        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or name == "SQLITE_ERROR":
             return Damaged(str(error))
+        if name.startswith(("SQLITE_IOERR", "SQLITE_FULL")):
+            return StateUnavailable(f"cannot use {self.path}: {error}; see to its disk, or set --state-dir")
         return CannotUseState(
             f"cannot use {self.path}: {error}; see that this user may write to it, or set --state-dir"
         )
@@ -215,7 +291,9 @@ class StateFile:
             db.execute("DELETE FROM gone WHERE instance_id = ?", key[:1])
         elif change.kind == "updated":
             db.execute(
-                "UPDATE instances SET record = ? WHERE instance_id = ? AND generation = ?", (_record(change), *key)
+                "INSERT INTO instances VALUES (?, ?, ?) ON CONFLICT (instance_id) "
+                "DO UPDATE SET record = excluded.record WHERE generation = excluded.generation",
+                (*key, _record(change)),
             )
         elif db.execute("DELETE FROM instances WHERE instance_id = ? AND generation = ?", key).rowcount:
             override = change.override and _json(_timeless(change.override))
@@ -251,7 +329,7 @@ def opened(folder: Path) -> Iterator[StateFile]:
     file = StateFile(folder)
     if not file.path.exists():
         raise CannotUseState(f"there is no {file.path}; set --state-dir")
-    file.open()
+    file.look()
     try:
         yield file
     finally:

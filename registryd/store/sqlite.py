@@ -44,8 +44,8 @@ class Former(NamedTuple):
     """The former life, as far as the store knows of it."""
 
     contents: Contents
-    #: Whether there was one that cannot be read any more.
-    is_lost: bool
+    #: For how many seconds services may be about to register again, as a life before this one cannot be read any more.
+    recovers_for: float
 
 
 class SqliteStore:
@@ -65,6 +65,7 @@ class SqliteStore:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_failing = False
+        self._is_closing = False
         self._retry: asyncio.TimerHandle | None = None
 
     @property
@@ -76,6 +77,8 @@ class SqliteStore:
 
     async def append(self, changes: Sequence[Change]) -> tuple[Change, ...]:
         """Writes changes, then numbers them. Raises StoreUnavailable, and then nothing of them is kept."""
+        if self._is_closing:  # whoever asks so late has been cut off
+            raise StoreUnavailable
         written: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(_Write(changes, written))
         self._go_on()
@@ -98,6 +101,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Writes what is left, and that this life has ended in order."""
+        self._is_closing = True
         await self._idle.wait()
         if self._retry is not None:  # of a write that has failed meanwhile, too
             self._retry.cancel()
@@ -125,7 +129,7 @@ class SqliteStore:
 
     def _go_on(self) -> None:
         """Writes all that waits, in one go, unless a write is under way: then that comes next."""
-        if self._since is not None or not self._waiting:
+        if self._since is not None or not self._waiting or (self._is_closing and self._idle.is_set()):
             return
         under_way, self._waiting = self._waiting, []
         self._since = self._loop.time()
@@ -174,18 +178,20 @@ class SqliteStore:
         self._retry = self._loop.call_later(RETRY, self.probe)
 
 
-def recover(file: StateFile) -> Former:
-    """Opens a file and loads what is in it. One that cannot be read is set aside, and a new one made.
-    Raises CannotUseState."""
+def recover(file: StateFile, seconds: float, wall: float) -> Former:
+    """Opens a file and loads what is in it. One that cannot be read is set aside, and a new one made: then, for so many
+    seconds and through further restarts, nobody can know who is alive. Raises CannotUseState."""
     try:
         file.open()
-        return Former(file.load(), is_lost=False)
+        contents = file.load()
+        return Former(contents, min(seconds, max(0.0, contents.recovers_until - wall)))
     except Damaged as error:
         damage = error
     file.close()
     try:
         aside = file.set_aside()
         file.open()
+        file.keep_recovering(int(wall + seconds) + 1)
         contents = file.load()
     except (OSError, Damaged) as error:
         raise CannotUseState(f"{file.path} is damaged, and cannot be replaced: {error}; set --state-dir") from error
@@ -193,7 +199,7 @@ def recover(file: StateFile) -> Former:
         "the state in %s cannot be read: %s; it is kept as %s, and the registry begins anew: readers are told to wait "
         "while the services register again", file.path, damage, aside, extra={"event": "state_damaged"},
     )  # fmt: skip
-    return Former(contents, is_lost=True)
+    return Former(contents, seconds)
 
 
 class DiskThread:

@@ -1,14 +1,17 @@
 """Killed at any moment, the daemon has lost nothing that it has answered."""
 
+import contextlib
 import http.client
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,54 @@ def test_what_was_answered_is_there_after_a_hundred_kills(start_daemon: StartDae
         daemon.wait()
 
     assert sum(ledger.answers for ledger in ledgers) >= KILLS
+
+
+@contextlib.contextmanager
+def failing_disk(daemon: RunningDaemon) -> Iterator[None]:
+    """Nothing that the daemon writes can be brought to the disk meanwhile."""
+    calls = "fsync,fdatasync"
+    command = ["strace", "-f", "-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO", "-p", str(daemon.popen.pid)]
+    with Process(command) as strace:
+        strace.wait_for_line("attached")
+        try:
+            yield
+        finally:
+            strace.signal(signal.SIGINT)
+            strace.wait()
+
+
+CASES = {
+    "a registration": ("POST", "/register", {"service_name": "users", "base_url": "http://new", "instance_id": "new"}),
+    "a takeover": ("POST", "/register", {"service_name": "users", "base_url": "http://new", "instance_id": "i1"}),
+    "a deregistration": ("DELETE", "/deregister/i1", None),
+    "an override": ("POST", "/drain/i1", None),
+}
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace lets the disk fail, and is not on PyPI")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_failing_disk_has_refused_never_was(
+    start_daemon: StartDaemon, tmp_path: Path, case: str, end: signal.Signals
+) -> None:
+    """Where the sync fails, what was written before it is whole, and must not count all the same."""
+    daemon = start_daemon("--state-dir", str(tmp_path))
+    daemon.register(instance_id="i1", ttl=3600)
+    before = all_there(daemon, "users")
+    with failing_disk(daemon):
+        assert daemon.fetch(CASES[case][1], CASES[case][0], CASES[case][2]).json["code"] == "store_unavailable"
+        assert daemon.fetch("/status").json["reasons"] == ["store_unavailable"]
+    daemon.wait_for_line("can be written to again")
+    assert all_there(daemon, "users") == before
+    daemon.fetch("/maintenance/i1", "POST")
+    after = all_there(daemon, "users")
+    daemon.signal(end)
+    daemon.wait()
+
+    again = all_there(start_daemon("--state-dir", str(tmp_path)), "users")
+    assert {name: (it["base_url"], it["generation"], it["status"]) for name, it in again.items()} == {
+        name: (it["base_url"], it["generation"], it["status"]) for name, it in after.items()
+    }
 
 
 def test_a_full_disk_refuses_changes_and_nothing_else(start_daemon: StartDaemon, tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ from world import MemoryTransport, World, connect, until, world
 
 from registryd.core.limits import Limits
 from registryd.listeners import take_back
+from registryd.server import Idle
 
 LOOKUP = b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n"
 LIVE = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
 WAIT = b"GET /services/users?index=%d&wait=1m HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n"
+BODY = b'{"service_name":"users","base_url":"http://h","instance_id":"a"}'
+REGISTER = b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -187,3 +190,85 @@ def test_limits_can_change_while_connections_are_open(kind: str) -> None:
             assert statuses == [200, 200, 414, 414, 200, 200]
 
     play(story, kind)
+
+
+def test_a_hot_call_under_way_says_that_it_is_the_last() -> None:
+    async def story(there: World) -> None:
+        there.store.hold()
+        one, behind = connect(there), connect(there)
+        one.protocol.data_received(REGISTER)
+        behind.protocol.data_received(REGISTER.replace(b'"a"', b'"b"') + LIVE)
+        await there.store.waiting.wait()
+        there.http.wind_down()
+        there.store.release()
+        await until(lambda: one.is_lost and behind.is_lost, "both are closed")
+        assert answers(one) == [True]
+        assert answers(behind) == [False, True]
+        assert bytes(one.written).endswith(b"}\n")
+
+    play(story)
+
+
+def test_who_always_has_asked_for_more_is_closed_when_there_is_no_more_time() -> None:
+    async def story(there: World) -> None:
+        there.store.hold()
+        transport = connect(there)
+        transport.protocol.data_received(REGISTER + LIVE * 3 + LIVE[:9])
+        await there.store.waiting.wait()
+        there.http.wind_down()
+        there.http.wind_down(at_once=True)
+        there.store.release()
+        await until(lambda: transport.has_ended, "its end")
+        assert answers(transport) == [True]
+        assert not transport.is_closed, "or what it has sent would take its answer back"
+        transport.lose()
+
+    play(story)
+
+
+def test_who_goes_while_his_answer_is_under_way_is_no_fault() -> None:
+    async def story(there: World) -> None:
+        there.store.hold()
+        gone = [connect(there), connect(there)]
+        gone[0].protocol.data_received(REGISTER)
+        gone[1].protocol.data_received(b"POST /drain/i1 HTTP/1.1\r\nHost: h\r\n\r\n")
+        await there.store.waiting.wait()
+        there.http.wind_down()
+        for transport in gone:
+            transport.lose()
+        there.store.release()
+        await until(lambda: not len(there.under_way), "nobody is waited for")
+
+    play(story)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("has_room", [True, False])
+def test_each_connection_goes_as_soon_as_it_is_idle_if_there_is_room(loop: str, has_room: bool) -> None:
+    async def story(there: World) -> None:
+        copies: list[int] = []
+
+        def take_it(connection: Idle) -> bool:
+            if has_room:
+                copies.append(os.dup(connection.fileno()))
+                connection.let_go()
+            return has_room
+
+        there.store.hold()
+        async with Wire(there.served) as wire:
+            await wire.send(REGISTER + LIVE)
+            await there.store.waiting.wait()
+            there.http.tell_idle(take_it)
+            there.store.release()
+            for _ in range(2):
+                assert (await wire.answer()).status == 200
+            await wire.send(LIVE)
+            if has_room:
+                await until(lambda: copies or there.http.idle(), "it is idle")
+                copies += leave(there)
+                await there.http.empty()
+            there.http.tell_idle(None)
+            take(there, copies)
+            assert (await wire.answer()).status == 200, "by whoever has it now"
+
+    play(story, loop_factory=LOOPS[loop])

@@ -16,7 +16,7 @@ from registryd.store.sqlite import SqliteStore, recover
 
 def open_sqlite(folder: Path, index: int) -> Store:
     file = StateFile(folder)
-    recover(file)
+    recover(file, 30.0, WALL)
     return SqliteStore(file, index)
 
 

@@ -1,7 +1,7 @@
 """The file of the state: what is written is there, and what cannot be read is never taken for the truth."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +13,18 @@ from registryd.core import past
 from registryd.core.model import Change, Command, Deregister, Report, SetOverride, Update
 from registryd.core.state import State
 from registryd.store import file as file_module
-from registryd.store.file import APPLICATION, NAME, RESERVED, CannotUseState, Contents, Damaged, StateFile, opened
+from registryd.store.file import (
+    APPLICATION,
+    FORMAT,
+    NAME,
+    RESERVED,
+    CannotUseState,
+    Contents,
+    Damaged,
+    StateFile,
+    StateUnavailable,
+    opened,
+)
 
 
 def history(*commands: Command) -> list[Change]:
@@ -103,7 +114,7 @@ def test_no_number_is_handed_out_twice(tmp_path: Path) -> None:
     file = StateFile(tmp_path)
     file.open()
     file.write([], 500)
-    assert file.load()[2:] == (500 + RESERVED, None)
+    assert file.load()[2:4] == (500 + RESERVED, None)
     file.write([], 400)
     assert file.load().next_index == 500 + RESERVED, "it never goes back"
     file.write([], 600, last_index=600)
@@ -138,7 +149,7 @@ def test_a_file_that_is_taken_away_is_missed(tmp_path: Path) -> None:
     file.path.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError):
         file.write(history(a_registration()), 1)
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(FileNotFoundError):
         file.write(history(a_registration()), 1)
     (tmp_path / "elsewhere").rename(file.path)
     file.write(history(a_registration()), 1)
@@ -181,13 +192,67 @@ def test_a_record_that_makes_no_sense_is_damage(tmp_path: Path) -> None:
 
 def test_a_newer_form_and_a_strange_file_are_left_alone(tmp_path: Path) -> None:
     for pragmas, words in [
-        (f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 2;", "was written by a newer registryd"),
+        (
+            f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT + 1};",
+            "was written by a newer registryd",
+        ),
         ("PRAGMA application_id = 7;", "is not a file of registryd; move it away, or set --state-dir"),
     ]:
         with closing(sqlite3.connect(tmp_path / NAME)) as db:
             db.executescript(f"CREATE TABLE IF NOT EXISTS t (x); {pragmas}")
+        before = (tmp_path / NAME).read_bytes()
         with pytest.raises(CannotUseState, match=words):
             StateFile(tmp_path).open()
+        with pytest.raises(CannotUseState, match=words), opened(tmp_path):
+            pass
+        assert (tmp_path / NAME).read_bytes() == before, "it is none of our business"
+
+
+def test_a_file_of_the_form_before_is_taken_over(tmp_path: Path) -> None:
+    before = written(tmp_path, history(a_registration()))
+    with closing(sqlite3.connect(tmp_path / NAME)) as db:
+        db.executescript("ALTER TABLE registry DROP COLUMN recovers_until; PRAGMA user_version = 1;")
+    with opened(tmp_path) as file:
+        assert file.load() == before
+
+    assert written(tmp_path, []) == before
+    with closing(sqlite3.connect(tmp_path / NAME)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+
+
+def test_what_a_disk_does_not_give_is_not_held_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a whole file would be set aside, and a registry that knows nobody begin."""
+    written(tmp_path, history(a_registration()))
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_READ"
+    file = StateFile(tmp_path)
+    file.open()
+    with monkeypatch.context() as disk:
+        disk.setattr(file, "_form", raising(error))
+        with pytest.raises(StateUnavailable, match="disk I/O error; see to its disk, or set --state-dir"):
+            file.load()
+    file.close()
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def raising(error: Exception) -> Callable[[], int]:
+    def fail() -> int:
+        raise error
+
+    return fail
+
+
+def test_the_wal_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_module, "MOST_PAGES", 10)
+    file = StateFile(tmp_path)
+    file.open()
+    sizes = []
+    for n in range(100):
+        file.write(history(a_registration(instance_id=f"i{n}")), n)
+        sizes.append((tmp_path / f"{NAME}-wal").stat().st_size)
+    file.close()
+
+    assert max(sizes[50:]) == max(sizes[:50])
 
 
 def test_a_folder_that_is_not_there_is_said_in_a_line(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,7 @@ class House:
     def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.clock = ManualClock()
         self.file = SlowFile(folder)
-        former = recover(self.file)
+        former = recover(self.file, 30.0, WALL)
         self.state = State(default_ttl=30.0, limits=limits or Limits())
         self.state.restore(former.contents.instances, former.contents.gone, self.clock.now(), self.clock.wall())
         self.store = SqliteStore(self.file, FIRST_INDEX)
@@ -196,14 +196,50 @@ async def test_a_disk_that_hangs_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     await house.store.close()
 
 
+def recovers_for(folder: Path, wall: float = WALL) -> float:
+    """For how long a life that begins now cannot know who is there."""
+    file = StateFile(folder)
+    seconds = recover(file, 30.0, wall).recovers_for
+    file.close()
+    return seconds
+
+
 async def test_a_damaged_file_is_set_aside_and_never_deleted(tmp_path: Path, expect_log: ExpectLog) -> None:
     (tmp_path / "registryd.db").write_bytes(b"this is no database" * 100)
     with expect_log("cannot be read: .*; it is kept as .*registryd.db.damaged-"):
-        former = recover(StateFile(tmp_path))
-
-    assert former.is_lost
+        assert recovers_for(tmp_path) == 30.0
     (aside,) = tmp_path.glob("*.damaged-*")
     assert aside.read_bytes() == b"this is no database" * 100
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: path.unlink(), "it is gone, and registryd.db-wal is left"),
+    ],
+    ids=["cut to nothing", "taken away"],
+)
+async def test_a_state_that_was_there_is_no_first_start_without_it(
+    tmp_path: Path, expect_log: ExpectLog, spoil: Callable[[Path], object], said: str
+) -> None:
+    path, beside = tmp_path / "registryd.db", tmp_path / "registryd.db-wal"
+    assert recovers_for(tmp_path) == 0.0
+    beside.write_bytes(b"what a kill has left")
+    spoil(path)
+    with expect_log(f"cannot be read: {said}; it is kept as "):
+        assert recovers_for(tmp_path) == 30.0
+
+
+async def test_what_was_lost_stays_lost_through_restarts_until_its_time_is_up(
+    tmp_path: Path, expect_log: ExpectLog
+) -> None:
+    (tmp_path / "registryd.db").write_bytes(b"this is no database" * 100)
+    with expect_log("cannot be read"):
+        recovers_for(tmp_path)
+
+    for later, left in [(0, 30.0), (10, 21.0), (31, 0.0), (-3600, 30.0)]:
+        assert recovers_for(tmp_path, WALL + later) == left
 
 
 def test_a_restored_lease_begins_anew_and_says_so_until_its_next_heartbeat() -> None:
@@ -220,3 +256,14 @@ def test_a_restored_lease_begins_anew_and_says_so_until_its_next_heartbeat() -> 
     second.renew(lease, NOW + 1, WALL)
     assert (second.restored_count(), lease.is_restored) == (0, False)
     second.check()
+
+
+async def test_who_asks_after_the_end_is_refused(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    await house.registry.register(a_registration())
+    await house.store.close()
+    with pytest.raises(StoreUnavailable):
+        await house.registry.register(a_registration(instance_id="i2"))
+    house.clock.advance(60)
+    house.registry.sweep()
+    assert up(house.registry, "users") == []
