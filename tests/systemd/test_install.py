@@ -89,7 +89,10 @@ def test_a_version_that_cannot_be_built_disturbs_nobody(box: Box) -> None:
     assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
 
 
-def test_a_version_that_does_not_start_gives_way_to_the_old_one(box: Box) -> None:
+@pytest.mark.parametrize("first_run", ["ended well", "was cut off, and the rest done by hand"])
+def test_a_version_that_does_not_start_gives_way_to_the_old_one(box: Box, first_run: str) -> None:
+    if first_run != "ended well":
+        box.shell("rm /opt/registryd/share/registryd/started")
     install = changed_checkout(
         box,
         "dead",
@@ -105,6 +108,24 @@ def test_a_version_that_does_not_start_gives_way_to_the_old_one(box: Box) -> Non
     assert fetch(box, "/status")["status"] == "ok"
     assert box.property("Description") == "registryd service registry"
     assert box.property("NeedDaemonReload") == "no"
+    assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
+
+
+def test_an_upgrade_that_is_cut_off_starts_nothing_that_was_stopped(box: Box) -> None:
+    box.shell("systemctl stop registryd.socket registryd.service")
+    version = box.shell("/opt/registryd/bin/registryd --version")
+    install = changed_checkout(
+        box,
+        "newer",
+        "sed -i 's/^__version__ = .*/__version__ = \"0.1.1\"/' registryd/__init__.py",
+        "sed -i 's/^    place_settings$/    kill -TERM $$; sleep 9/' systemd/install",
+    )
+    ran = box.run(install, "--wheels", "/srv/registryd/wheels", check=False)
+
+    assert ran.returncode == 143
+    assert "install: cut off in the middle of the upgrade; the old version is back" in ran.stderr
+    assert box.run("systemctl", "is-active", "registryd", "registryd.socket", check=False).stdout == "inactive\n" * 2
+    assert box.shell("/opt/registryd/bin/registryd --version") == version
     assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
 
 

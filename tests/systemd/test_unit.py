@@ -289,6 +289,40 @@ def test_a_restart_under_load_is_noticed_by_nobody(box: Box) -> None:
     assert said["answers"]["connections"] == said["keeping"], "systemd keeps their connections"
 
 
+MANY = """
+import resource, socket
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+many = [socket.create_connection(("127.0.0.1", 8006), timeout=20) for _ in range(1500)]
+for sock in many:  # so that all have been accepted
+    sock.sendall(b"GET /livez HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    assert sock.recv(4096).endswith(b"ok\\n")
+print("there", flush=True)
+input()
+kept = closed = 0
+for sock in many:
+    sock.setblocking(False)
+    try:
+        closed += sock.recv(1) == b""
+        continue
+    except BlockingIOError:
+        sock.settimeout(20)
+    sock.sendall(b"GET /livez HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    assert sock.recv(4096).endswith(b"ok\\n")
+    kept += 1
+print(kept, closed)
+"""
+
+
+def test_more_connections_than_systemd_is_given_are_closed_and_the_others_go_on(box: Box) -> None:
+    said = box.shell(
+        f"cat > /run/many.py <<'END'\n{MANY}END\nmkfifo -m 600 /run/go /run/said\n"
+        "trap 'rm /run/go /run/said' EXIT; /usr/bin/python3 /run/many.py < /run/go > /run/said & many=$!\n"
+        "exec 3> /run/go 4< /run/said; read -r there <&4; systemctl restart registryd; echo >&3; cat <&4; wait $many"
+    )
+
+    assert said == "1000 500\n"
+
+
 def test_the_auth_file_is_handed_over_as_a_credential(box: Box) -> None:
     (token,) = box.shell(
         "rm -f /etc/registryd.auth; /opt/registryd/bin/registryd token new --name a --allow read "
