@@ -86,27 +86,26 @@ class StateFile:
         """Opens the file, or makes a new one. Raises CannotUseState, Damaged."""
         if not self.path.parent.is_dir():
             raise CannotUseState(f"there is no directory {self.path.parent}; make it, or set --state-dir")
-        try:
+        with self._opening():
             self._check_whole()
             self._connect("rwc")
             if self._is_empty():
                 self._make()
             self._check_form()
             self._prepare()
-        except (sqlite3.Error, OSError) as error:
-            self._disconnect()
-            raise self._explained(error) from error
-        except BaseException:
-            self._disconnect()
-            raise
 
     def look(self) -> None:
         """Opens a file of ours, and changes nothing in it but what a kill has left half done. Raises CannotUseState,
         Damaged."""
-        try:
+        with self._opening():
             self._check_whole()
             self._connect("rw")
             self._check_form()
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise self._explained(error) from error
