@@ -42,7 +42,8 @@ class UnderWay:
         #: Those of them that have not arrived in full.
         self._arriving: set[object] = set()
         self._none, self._answered = asyncio.Event(), asyncio.Event()
-        self._take_stock()
+        self._none.set()
+        self._answered.set()
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -52,12 +53,13 @@ class UnderWay:
         self._requests[request] = connection
         self._by_connection.setdefault(connection, set()).add(request)
         self._arriving.add(request)
-        self._take_stock()
+        self._none.clear()
 
     def arrived(self, request: object) -> None:
         """All of a request is here."""
-        self._arriving.discard(request)
-        self._take_stock()
+        if request in self._arriving:
+            self._arriving.discard(request)
+            self._answered.clear()
 
     def end(self, request: object) -> None:
         """The answer has been handed to the system, or there is nobody left to have it."""
@@ -68,7 +70,10 @@ class UnderWay:
             if not of_connection:
                 del self._by_connection[connection]
         self._arriving.discard(request)
-        self._take_stock()
+        if not self._requests:
+            self._none.set()
+        if not self.has_some(arrived=True):
+            self._answered.set()
 
     def end_all(self, connection: object) -> None:
         """A connection has closed, with whatever was to be answered on it."""
@@ -83,10 +88,6 @@ class UnderWay:
         """Waits until there are none (any more: there may be new ones when whoever waits has his turn); or none that
         have arrived in full, as nobody knows how long the others take."""
         await (self._answered if arrived else self._none).wait()
-
-    def _take_stock(self) -> None:
-        for event, has_some in ((self._none, self.has_some()), (self._answered, self.has_some(arrived=True))):
-            event.clear() if has_some else event.set()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]*)?")
 #: What changes nothing, so that a page may ask for it; it does not get to see the answer (no CORS).
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
+#: Spellings of hosts that are remembered.
+MOST_FOUND = 1_000
+
 
 class UnknownHost(RegistrydError):
     """The request is for a host that is not known to be us."""
@@ -52,16 +55,22 @@ class Hosts:
         self._given = {name.lower().rstrip(".") for name in names if name}
         self._is_open = "*" in self._given
         self._names = self._given | {"localhost", socket.gethostname().lower()}
+        #: What has been found to be for us: mostly it is the same again.
+        self._found: set[str] = set()
 
     def knows(self, host: str) -> bool:
         """Whether a request with this Host is for us."""
-        if self._is_open:
+        if self._is_open or host in self._found:
             return True
         parts = _HOST.fullmatch(host)
         if parts is None:
             return False
         name = parts["name"].lower().rstrip(".")
-        return name in self._names or name.endswith(".localhost") or _is_address(name)
+        if not (name in self._names or name.endswith(".localhost") or _is_address(name)):
+            return False
+        if len(self._found) < MOST_FOUND:
+            self._found.add(host)
+        return True
 
     def check(self, method: str, host: str | None, origin: str | None) -> None:
         """Raises UnknownHost, ForeignOrigin."""
