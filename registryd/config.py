@@ -120,8 +120,8 @@ class Config:
 
     settings: str = _setting(
         "", "REGISTRYD_SETTINGS", _path,
-        "file with a NAME=value a line, by the names of the environment, which beats it; a reload reads it again; with "
-        "a - before it, it need not be there",
+        "file with a NAME=value a line, by the names of the environment, which beats it; a reload reads it again; as "
+        "--settings=-FILE it need not be there",
     )  # fmt: skip
     host: str = _setting("127.0.0.1", "REGISTRYD_HOST", _host, "address or host name to listen on")
     port: int = _setting(8006, "REGISTRYD_PORT", _integer(0, 65535), "port to listen on; 0 takes a free one")

@@ -274,6 +274,7 @@ class Server:
         differing = changes(self._config, wanted)
         callers, tls = callers_of(wanted), tls_of(wanted)  # all that can be wrong, before anything is in force
         self._access.take(callers)
+        self._tls = tls
         self._http.take_tls(tls)
         self._put_in_force(in_force(self._config, wanted))
         changed = ", ".join(str(change) for change in differing if change.setting.reloads)
@@ -306,7 +307,8 @@ class Server:
         self._control.stop()
         self._notifier.notify("STOPPING=1")
         self._acceptor.stop()
-        is_keeping = self._http_kind == "front" and self._notifier.has_manager and self._config.keep_connections > 0
+        can_be_kept = self._http_kind == "front" and self._tls is None  # what TLS has agreed on is in our memory
+        is_keeping = can_be_kept and self._notifier.has_manager and self._config.keep_connections > 0
         if not is_keeping:
             self._http.wind_down()
         self._feed.close()

@@ -797,7 +797,7 @@ class Connection(asyncio.Protocol):
             or self._room is not None
         )
         on_idle = self._shared.on_idle
-        if on_idle is not None and self._is_fresh:
+        if on_idle is not None and self._is_fresh and self._transport.get_extra_info("sslcontext") is None:
             if self.is_idle and on_idle(self):
                 return
             if self._is_reading:  # what comes now is for the next of us; as soon as our answer is out, this goes, too

@@ -30,8 +30,8 @@ PATIENCE = 1.0
 
 #: What makes a file of the form after each out of it.
 _MIGRATIONS = {1: "ALTER TABLE registry ADD COLUMN recovers_until INTEGER NOT NULL DEFAULT 0"}
-#: Pages in the WAL after which they are brought into the file itself (some 4 MB).
-MOST_PAGES = 1_000
+#: Bytes in the WAL after which they are brought into the file itself.
+MOST_BYTES = 4_000_000
 
 # The rows of the first two tables stand in the order in which they came, by their rowid.
 _SCHEMA = """
@@ -79,8 +79,9 @@ class StateFile:
         self._db: sqlite3.Connection | None = None
         #: Which file it is: whoever puts another in its place has not told us.
         self._identity = (0, 0)
-        #: Writes since the WAL was brought in.
-        self._written = 0
+        #: How large the WAL may be before it is brought in; and why it could not be, where it could not.
+        self._most_bytes = MOST_BYTES
+        self.lagging: str | None = None
 
     def open(self) -> None:
         """Opens the file, or makes a new one. Raises CannotUseState, Damaged."""
@@ -88,18 +89,22 @@ class StateFile:
             raise CannotUseState(f"there is no directory {self.path.parent}; make it, or set --state-dir")
         with self._opening():
             self._check_whole()
-            self._connect("rwc")
-            if self._is_empty():
+            if not self.path.exists():
                 self._make()
+            self._connect()
             self._check_form()
             self._prepare()
+
+    def is_there(self) -> bool:
+        """Whether there is a state, or something is left of one."""
+        return self.path.exists() or self._wal().exists()
 
     def look(self) -> None:
         """Opens a file of ours, and changes nothing in it but what a kill has left half done. Raises CannotUseState,
         Damaged."""
         with self._opening():
             self._check_whole()
-            self._connect("rw")
+            self._connect()
             self._check_form()
 
     @contextlib.contextmanager
@@ -161,16 +166,18 @@ class StateFile:
                 with contextlib.suppress(sqlite3.Error):  # then it is rolled back by itself
                     db.execute("ROLLBACK")
             raise
-        self._written += 1
-        if self._written >= MOST_PAGES:  # each has written one page at least
-            self._bring_in()
+        if self._wal().stat().st_size >= self._most_bytes:
+            self._bring_in(db)
 
-    def _bring_in(self) -> None:
+    def _bring_in(self, db: sqlite3.Connection) -> None:
         """Brings what is in the WAL into the file. By itself SQLite would do so in COMMIT, which would fail with it
-        although what it was for is on the disk."""
-        with contextlib.suppress(sqlite3.Error):  # it stays in the WAL, and the next one tries again
-            self._opened().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            self._written = 0
+        although what it was for is on the disk: in the WAL. There it stays if this fails (`lagging` says why), until
+        the WAL has grown by as much again."""
+        try:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._most_bytes, self.lagging = MOST_BYTES, None
+        except sqlite3.Error as error:
+            self._most_bytes, self.lagging = self._wal().stat().st_size + MOST_BYTES, str(error)
 
     def close(self) -> None:
         """Closes the file."""
@@ -192,9 +199,9 @@ class StateFile:
         assert self._db is not None, "it is open"
         return self._db
 
-    def _connect(self, mode: str) -> None:
+    def _connect(self) -> None:
         self._db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}",
+            f"{self.path.absolute().as_uri()}?mode=rw",
             uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False,
         )  # fmt: skip
         # Nobody else is to write, and then WAL needs no file in shared memory, which a full disk has no room for.
@@ -207,6 +214,7 @@ class StateFile:
         db = self._opened()
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 0"):
             db.execute(f"PRAGMA {pragma}")
+        db.execute(f"PRAGMA journal_size_limit = {MOST_BYTES}")  # what a mass has made it grow to is given back
         for before in range(self._form(), FORMAT):
             db.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[before]}; PRAGMA user_version = {before + 1}; COMMIT;")
 
@@ -226,21 +234,29 @@ class StateFile:
 
     def _check_whole(self) -> None:
         """Raises Damaged where there was a file once, and it has been taken away or cut to nothing."""
-        beside = self.path.with_name(f"{self.path.name}-wal")
         if not self.path.exists():
-            if beside.exists() and beside.stat().st_size:
-                raise Damaged(f"it is gone, and {beside.name} is left")
+            if self._wal().exists():
+                raise Damaged(f"it is gone, and {self._wal().name} is left")
         elif not self.path.stat().st_size:
             raise Damaged("it is empty")
 
-    def _is_empty(self) -> bool:
-        """Whether it is new, or was killed before it had its form."""
-        return not self._opened().execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    def _wal(self) -> Path:
+        return self.path.with_name(f"{self.path.name}-wal")
 
     def _make(self) -> None:
+        """Makes a new file: under another name, so that one that is cut to nothing is never one that was not finished.
+        Of two who make one at the same time, one is first."""
+        new = self.path.with_name(f"{NAME}.new-{os.getpid()}")
+        new.unlink(missing_ok=True)
         marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
-        self._opened().executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
-        # A file that is new is not there for good before its folder says so.
+        try:
+            with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+                db.executescript(f"PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
+            with contextlib.suppress(FileExistsError):
+                os.link(new, self.path)
+        finally:
+            new.unlink(missing_ok=True)
+        # It is not there for good before its folder says so.
         descriptor = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -326,7 +342,7 @@ def _json(value: object) -> str:
 def opened(folder: Path) -> Iterator[StateFile]:
     """The file in a folder, for someone who wants a look at it. Raises CannotUseState, Damaged."""
     file = StateFile(folder)
-    if not file.path.exists():
+    if not file.is_there():
         raise CannotUseState(f"there is no {file.path}; set --state-dir")
     file.look()
     try:

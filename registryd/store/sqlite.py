@@ -65,6 +65,8 @@ class SqliteStore:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_failing = False
+        #: Whether what is on the disk cannot be brought into the file, which nobody has to wait for.
+        self._is_lagging = False
         self._is_closing = False
         self._retry: asyncio.TimerHandle | None = None
 
@@ -73,6 +75,8 @@ class SqliteStore:
         """What is wrong with the disk, as a word for /status; None where nothing is."""
         if self._is_failing:
             return "store_unavailable"
+        if self._is_lagging:
+            return "store_lagging"
         return "store_slow" if self._since is not None and self._loop.time() - self._since > SLOW else None
 
     async def append(self, changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -162,6 +166,12 @@ class SqliteStore:
         if self._is_failing:
             self._is_failing = False
             logger.warning("%s can be written to again", self._file.path, extra={"event": "store_recovered"})
+        if self._file.lagging and not self._is_lagging:
+            logger.error(
+                "cannot bring what is in %s-wal into %s: %s; nothing is lost, but that file grows; see to the disk",
+                self._file.path, self._file.path, self._file.lagging, extra={"event": "store_unavailable"},
+            )  # fmt: skip
+        self._is_lagging = bool(self._file.lagging)
 
     def _fail(self, error: BaseException) -> None:
         if not self._is_failing:

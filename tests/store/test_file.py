@@ -1,9 +1,13 @@
 """The file of the state: what is written is there, and what cannot be read is never taken for the truth."""
 
+import functools
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -243,16 +247,66 @@ def raising(error: Exception) -> Callable[[], int]:
 
 
 def test_the_wal_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_module, "MOST_PAGES", 10)
+    monkeypatch.setattr(file_module, "MOST_BYTES", 300_000)
     file = StateFile(tmp_path)
     file.open()
-    sizes = []
-    for n in range(100):
-        file.write(history(a_registration(instance_id=f"i{n}")), n)
-        sizes.append((tmp_path / f"{NAME}-wal").stat().st_size)
+    for n in range(60):
+        big = [a_registration(instance_id=f"i{n}-{m}", metadata={"a": "x" * 1000}) for m in range(50)]
+        file.write(history(*big), n)
+        assert (tmp_path / f"{NAME}-wal").stat().st_size < 2 * 300_000
+    assert file.path.stat().st_size > 2_000_000
     file.close()
 
-    assert max(sizes[50:]) == max(sizes[:50])
+
+def test_a_checkpoint_that_fails_is_no_failed_write_and_is_not_tried_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_module, "MOST_BYTES", 100_000)
+
+    class Failing(sqlite3.Connection):
+        tries = 0
+        fails = True
+
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if "wal_checkpoint" in sql:
+                Failing.tries += 1
+                if Failing.fails:
+                    raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *args)
+
+    connect = functools.partial(sqlite3.connect, factory=Failing)
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    file = StateFile(tmp_path)
+    file.open()
+    for n in range(100):
+        file.write(history(a_registration(instance_id=f"i{n}", metadata={"a": "x" * 1000})), n)
+    assert file.lagging == "disk I/O error"
+    assert 3 <= Failing.tries < 30
+    Failing.fails = False
+    while file.lagging:
+        n += 1
+        file.write(history(a_registration(instance_id=f"i{n}")), n)
+    file.close()
+    assert len(restored(written(tmp_path, []))) == n + 1
+
+
+def test_a_first_start_that_is_cut_off_leaves_no_damaged_state(tmp_path: Path) -> None:
+    """A full disk, here: a file may have no byte."""
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from registryd.store.file import StateFile; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+        "StateFile(Path(sys.argv[1])).open()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "StateUnavailable: cannot use " in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert written(tmp_path, []).recovers_until == 0
+
+
+def test_what_is_left_of_a_state_is_looked_at_like_one(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}-wal").write_bytes(b"left")
+    with pytest.raises(Damaged, match=r"it is gone, and registryd\.db-wal is left"), opened(tmp_path):
+        pass
 
 
 def test_a_folder_that_is_not_there_is_said_in_a_line(tmp_path: Path) -> None:

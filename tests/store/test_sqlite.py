@@ -267,3 +267,18 @@ async def test_who_asks_after_the_end_is_refused(tmp_path: Path) -> None:
     house.clock.advance(60)
     house.registry.sweep()
     assert up(house.registry, "users") == []
+
+
+async def test_a_file_that_lags_behind_its_wal_needs_a_human_and_refuses_nobody(
+    tmp_path: Path, expect_log: ExpectLog
+) -> None:
+    house = House(tmp_path)
+    house.file.lagging = "disk I/O error"
+    with expect_log("disk I/O error; nothing is lost, but that file grows; see to the disk"):
+        await house.registry.register(a_registration())
+    await house.registry.register(a_registration(instance_id="i2"))
+    assert house.store.trouble == "store_lagging"
+    house.file.lagging = None
+    await house.registry.register(a_registration(instance_id="i3"))
+    assert house.store.trouble is None
+    await house.store.close()
