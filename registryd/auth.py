@@ -4,6 +4,7 @@ A token is 256 random bits, so one round of SHA-256 hides it as well as any slow
 """
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
@@ -13,7 +14,7 @@ import secrets
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,7 +173,7 @@ def _tables(path: str) -> list[tuple[str, object]]:
 def new_token(path: str, name: str, allow: Sequence[str], services: Sequence[str]) -> str:
     """Adds a token to an auth file, which is made where there is none, and gives it back: it is nowhere else. Raises
     BadAuthFile."""
-    file, token = Path(path), PREFIX + secrets.token_urlsafe(32)
+    file, token = Path(path).resolve(), PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
     table = (
         f"[tokens.{_quoted(name)}]\n"
@@ -181,15 +182,29 @@ def new_token(path: str, name: str, allow: Sequence[str], services: Sequence[str
         f"services = [{', '.join(map(_quoted, services))}]\n"
     )
     try:
-        former = file.read_text("utf-8") if file.exists() else ""
-        if former:
-            read(path)
-            if f"tokens.{name}" in dict(_tables(path)):
-                raise BadAuthFile(f"the auth file {path} has a token {name!r}; take another name, or remove its table")
-        _replace(file, f"{former.rstrip()}\n\n{table}" if former.strip() else table)
+        with _alone(file.parent):
+            former = file.read_text("utf-8") if file.exists() else ""
+            if former:
+                read(path)
+                if f"tokens.{name}" in dict(_tables(path)):
+                    raise BadAuthFile(
+                        f"the auth file {path} has a token {name!r}; take another name, or remove its table"
+                    )
+            _replace(file, f"{former.rstrip()}\n\n{table}" if former.strip() else table)
     except OSError as error:
         raise BadAuthFile(f"cannot write the auth file {path}: {error.strerror}; set --auth-file") from None
     return token
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Others who make a token at the same time wait."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(file: Path, text: str) -> None:

@@ -272,8 +272,14 @@ class Server:
 
     def _take_settings(self, wanted: Config) -> Outcome:
         differing = changes(self._config, wanted)
-        callers, tls = callers_of(wanted), tls_of(wanted)  # all that can be wrong, before anything is in force
+        # All that can be wrong, before anything is in force.
+        callers, tls = callers_of(wanted), tls_of(wanted)
+        if (callers is None and not self._access.is_open) or (tls is None and self._tls is not None):
+            raise BadSetting(
+                "access control and TLS end with a restart only: --auth-file or --tls-cert is not set any more"
+            )
         self._access.take(callers)
+        self._broadcast.end_all()  # those who may go on to watch come again, with their last event
         self._tls = tls
         self._http.take_tls(tls)
         self._put_in_force(in_force(self._config, wanted))

@@ -49,7 +49,7 @@ async def world(kind: str, limits: Limits = LIMITS, access: Access | None = None
     store, feed, under_way = RecordingStore(), Feed(FIRST_INDEX), UnderWay()
     registry = Registry(new_state(), store, feed, ManualClock(), random.Random(7))
     daemon = Daemon("0.1.0", 1_705_314_600, 30.0, 10.0, "recording", lambda: 12.5, lambda: (0, 0.0), list, list)
-    context = Context(registry, Reader(limits), daemon, under_way, access or Access(), Hosts(["h"]))
+    context = Context(registry, Reader(limits), daemon, under_way, access or Access(), Hosts(["*"]))
     application = make_application(context, Broadcast(registry))
     http = make_http_server(kind, application, context)
     served = Served(http, application, listen("127.0.0.1", 0)[0])

@@ -18,10 +18,11 @@ from tornado.web import HTTPError, RequestHandler
 from registryd import __version__
 from registryd.api import problems, render
 from registryd.api.context import Context
+from registryd.api.hosts import ForeignOrigin, UnknownHost
 from registryd.api.reader import Nothing
 from registryd.auth import Access
 from registryd.core.access import EVERYONE, Right
-from registryd.core.errors import ECHO, Forbidden, Recovering, Unauthorized
+from registryd.core.errors import ECHO, Forbidden, HiddenInstance, Recovering, RegistrydError, Unauthorized
 from registryd.core.model import Origin
 from registryd.tls import subject_of
 
@@ -75,9 +76,14 @@ def log_fault(request: str, error: BaseException | None) -> None:
         logger.error("failed request=%s", request, exc_info=error, extra={"event": "failed", "request": request})
 
 
-def note_refusal(access: Access, error: Unauthorized | Forbidden, address: str, request: str) -> None:
+#: What is refused for who asks, or for whose page has asked.
+REFUSALS = (Unauthorized, Forbidden, HiddenInstance, UnknownHost, ForeignOrigin)
+
+
+def note_refusal(access: Access, error: RegistrydError, address: str, request: str) -> None:
     """Counts a request that was refused for who asks, and tells the log. Masses of them it sums up."""
-    access.refused[error.code] += 1
+    access.refused["unauthorized" if isinstance(error, Unauthorized) else "forbidden"] += 1
+    request = request[: 2 * ECHO]
     fields = {"peer": address, "request": request, "reason": str(error)}
     logger.warning("refused peer=%s request=%s: %s", address, request, error, extra={"event": "refused", **fields})
 
@@ -136,7 +142,7 @@ class Handler(RequestHandler):
     def identify(self, needs: tuple[Right, ...]) -> None:
         """Finds out who asks, before anything else is looked at. Raises UnknownHost, ForeignOrigin, Unauthorized,
         Forbidden."""
-        headers = self.request.headers
+        headers, self._needs = self.request.headers, needs
         self._hosts.check(self.request.method or "", headers.get("Host"), headers.get("Origin"))
         self.caller = self.access.caller(headers.get("Authorization"), self._subject())
         self.caller.must_have(*needs)
@@ -159,6 +165,11 @@ class Handler(RequestHandler):
         `seconds`, nor after the daemon has begun to stop. Gives back whether it is. Raises LimitReached, ReaderGone."""
         if is_due() or seconds <= 0:
             return is_due()
+        is_so = await self._wait_for(is_due, service_name, seconds)
+        self.identify(self._needs)  # he may have less rights by now
+        return is_so
+
+    async def _wait_for(self, is_due: Callable[[], bool], service_name: str | None, seconds: float) -> bool:
         feed, loop = self.registry.feed, asyncio.get_running_loop()
         end = loop.time() + seconds
         with feed.seat():
@@ -223,7 +234,7 @@ class Handler(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1] or HTTPError(status_code)
-        if isinstance(error, Unauthorized | Forbidden):
+        if isinstance(error, REFUSALS):
             note_refusal(self.access, error, self.origin.address, f"{self.request.method} {self.request.path}")
         if status_code == 405:
             self.set_header("Allow", self._allow())

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from tornado.httputil import format_timestamp
 
 from registryd.api import render
-from registryd.api.base import SERVER, log_fault, note_refusal, whole_problem
+from registryd.api.base import REFUSALS, SERVER, log_fault, note_refusal, whole_problem
 from registryd.api.context import Context
 from registryd.api.problems import problem_of
-from registryd.core.errors import Forbidden, RegistrydError, Unauthorized
+from registryd.core.errors import RegistrydError, Unauthorized
 from registryd.core.leases import Lease
 from registryd.core.model import Origin, Register
 
@@ -119,7 +119,7 @@ class HotCalls:
             return self._registered(await self._registry.register(command, origin))
         except Exception as error:
             log_fault("POST /register", error)
-            if isinstance(error, Forbidden):
+            if isinstance(error, REFUSALS):
                 note_refusal(self._access, error, origin.address, "POST /register")
             return whole_problem(problem_of(error))
 

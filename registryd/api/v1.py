@@ -190,6 +190,7 @@ class ServiceHandler(Handler):
             return registry.count(service_name, choice) >= least
 
         await self.wait_for(is_due, service_name, seconds)
+        self.caller.must("read", service_name)
         # The index first: should a lease end right now, the list is newer than it says, never older.
         self.take_index(registry.index(service_name), etag=not choice.pick)
         there = registry.count(service_name, choice) if least else 0
@@ -229,7 +230,11 @@ class ExplainHandler(Handler):
         self.must_know()
         self.take_index(self.registry.index())
         stories = [story for story in self.registry.stories(subject) if self.caller.may_see(story.instance)]
-        return render.explanation(subject, stories)
+        # It may have had lives elsewhere, under the same id.
+        seen = [
+            story._replace(events=[e for e in story.events if self.caller.may_see(e.instance)]) for story in stories
+        ]
+        return render.explanation(subject, seen)
 
     head = get
 

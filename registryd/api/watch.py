@@ -173,6 +173,11 @@ class Broadcast:
         """Takes a stream in."""
         self._streams[stream.watcher] = stream
 
+    def end_all(self) -> None:
+        """Ends all streams, as at a stop."""
+        for stream in list(self._streams.values()):
+            stream.end()
+
     def remove(self, stream: Stream) -> None:
         """Lets a stream go."""
         self._streams.pop(stream.watcher, None)

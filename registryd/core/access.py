@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Literal, Protocol, get_args
 
-from registryd.core.errors import Forbidden, UnknownInstance
+from registryd.core.errors import Forbidden, HiddenInstance
 
 Right = Literal["read", "register", "operate", "admin"]
 
@@ -72,7 +72,7 @@ class Caller:
     def must_see(self, instance: Owned) -> None:
         """Raises UnknownInstance, as for one that is not there."""
         if not self.may_see(instance):
-            raise UnknownInstance(instance.instance_id)
+            raise HiddenInstance(instance.instance_id)
 
     def may_change(self, instance: Owned) -> bool:
         """Its owner may, and whoever operates the service."""
@@ -90,10 +90,10 @@ class Caller:
             self.must_see(instance)
             raise Forbidden(self.name, "operate", f"service {instance.service_name!r}")
 
-    def must_register(self, service_name: str, taken_over: Owned | None) -> None:
-        """Whether under a new id or one that is known. Raises Forbidden."""
+    def must_register(self, service_name: str, former: Owned | None) -> None:
+        """Under a new id, or that of an instance that is there, or is remembered as gone. Raises Forbidden."""
         self.must("register", service_name)
-        if taken_over is not None and not self.may_change(taken_over):
+        if former is not None and former.service_name and not self.may_change(former):
             raise Forbidden(self.name, "operate", "what is registered under this instance_id")
 
     def owns(self, instance: Owned) -> bool:

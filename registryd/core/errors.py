@@ -12,8 +12,8 @@ RegistrydError
 """
 
 __all__ = [
-    "ECHO", "Forbidden", "InvalidInput", "LimitReached", "Recovering", "RegistrydError", "StaleGeneration",
-    "StoreUnavailable", "Unauthorized", "UnknownInstance",
+    "ECHO", "Forbidden", "HiddenInstance", "InvalidInput", "LimitReached", "Recovering", "RegistrydError",
+    "StaleGeneration", "StoreUnavailable", "Unauthorized", "UnknownInstance",
 ]  # fmt: skip
 
 
@@ -67,6 +67,10 @@ class UnknownInstance(RegistrydError):
     def __init__(self, instance_id: str) -> None:
         shown = instance_id[:ECHO]
         super().__init__(f"no instance {shown!r} is registered, or its lease has ended; register it again")
+
+
+class HiddenInstance(UnknownInstance):
+    """Who asks may not know that it is there: to him it is one that is not."""
 
 
 class StaleGeneration(RegistrydError):

@@ -176,6 +176,8 @@ class KeptGone(Struct, frozen=True, gc=False):
     at: int
     generation: int
     override: Override | None = None
+    service_name: str = ""
+    owner: str = ""
 
 
 def effective_status(instance: Instance, override: Override | None) -> Status:

@@ -15,9 +15,12 @@ REMEMBERED_INSTANCES = 100_000
 
 
 class Gone(Struct, gc=False):
-    """An instance that is gone: when (lease clock), its last generation, its override, and when a reader was last given
-    it (wall clock; 0: never)."""
+    """An instance that is gone: its id, service and owner, when it went (lease clock), its last generation, its
+    override, and when a reader was last given it (wall clock; 0: never)."""
 
+    instance_id: str
+    service_name: str
+    owner: str
     at: float
     generation: int
     override: Override | None

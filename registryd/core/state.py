@@ -141,7 +141,9 @@ class State:
         for one in gone:
             override = _resumed(one.override, now, wall)
             # Where the wall clock has gone back, it went just now.
-            self._past.add(one.instance_id, Gone(now - max(0, wall - one.at), one.generation, override, wall))
+            at = now - max(0, wall - one.at)
+            name = one.instance_id
+            self._past.add(name, Gone(name, one.service_name, one.owner, at, one.generation, override, wall))
 
     # A heartbeat changes nothing that anyone has to be told of, so it needs no decision.
 
@@ -184,9 +186,12 @@ class State:
     def _decide_register(self, command: Register, now: float, wall: int, origin: Origin) -> tuple[Change, ...]:
         assert command.instance_id is not None, "whoever sends the command gives the instance an id"
         taken_over = self._leases.get(command.instance_id)
-        origin.caller.must_register(command.service_name, None if taken_over is None else taken_over.instance)
+        former = self._past.get(command.instance_id, now) if taken_over is None else taken_over.instance
+        origin.caller.must_register(command.service_name, former)
         self._check_room(command.service_name, taken_over)
         generation, override = self._last_life(command.instance_id, taken_over, now)
+        if override is not None and former is not None and former.service_name not in ("", command.service_name):
+            origin.caller.must("operate", former.service_name)  # or a move would shed what an operator has laid
         instance = Instance(
             instance_id=command.instance_id,
             service_name=command.service_name,
@@ -210,7 +215,7 @@ class State:
         if taken_over is None or taken_over.instance.service_name == instance.service_name:
             return (registered,)
         return (
-            _change("deregistered", taken_over, f"its id moved to {instance.service_name}", wall, origin),
+            _change("deregistered", taken_over, "its id moved to another service", wall, origin),
             registered,
         )
 
@@ -349,7 +354,11 @@ class State:
     def _remove(self, lease: Lease, now: float) -> None:
         self._leases.drop(lease.instance.instance_id)
         self._services.unlist(lease)
-        gone = Gone(now, lease.instance.generation, lease.override, lease.handed_out_at)
+        instance = lease.instance
+        gone = Gone(
+            instance.instance_id, instance.service_name, instance.owner,
+            now, instance.generation, lease.override, lease.handed_out_at,
+        )  # fmt: skip
         self._past.add(lease.instance.instance_id, gone)
 
     def check(self) -> None:

@@ -29,14 +29,20 @@ RESERVED = 1_000_000
 PATIENCE = 1.0
 
 #: What makes a file of the form after each out of it.
-_MIGRATIONS = {1: "ALTER TABLE registry ADD COLUMN recovers_until INTEGER NOT NULL DEFAULT 0"}
+_MIGRATIONS = {
+    1: "ALTER TABLE registry ADD COLUMN recovers_until INTEGER NOT NULL DEFAULT 0; "
+    "ALTER TABLE gone ADD COLUMN service_name TEXT NOT NULL DEFAULT ''; "
+    "ALTER TABLE gone ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+}
+_GONE = "SELECT instance_id, at, generation, override, {whose} FROM gone ORDER BY rowid"
 #: Bytes in the WAL after which they are brought into the file itself.
 MOST_BYTES = 4_000_000
 
 # The rows of the first two tables stand in the order in which they came, by their rowid.
 _SCHEMA = """
 CREATE TABLE instances (instance_id TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL, record TEXT NOT NULL);
-CREATE TABLE gone (instance_id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL, generation INTEGER NOT NULL, override TEXT);
+CREATE TABLE gone (instance_id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL, generation INTEGER NOT NULL, override TEXT,
+                   service_name TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT '');
 CREATE TABLE registry (next_index INTEGER NOT NULL, last_index INTEGER, recovers_until INTEGER NOT NULL DEFAULT 0);
 INSERT INTO registry VALUES (1, NULL, 0);
 """
@@ -130,8 +136,11 @@ class StateFile:
             has_it = self._form() > 1
             (recovers_until,) = db.execute("SELECT recovers_until FROM registry").fetchone() if has_it else (0,)
             instances = [decode(record) for (record,) in db.execute("SELECT record FROM instances ORDER BY rowid")]
-            rows = db.execute("SELECT instance_id, at, generation, override FROM gone ORDER BY rowid")
-            gone = [KeptGone(name, at, life, decode_override(laid or "null")) for name, at, life, laid in rows]
+            whose = "service_name, owner" if has_it else "'', ''"
+            rows = db.execute(_GONE.format(whose=whose))
+            gone = [
+                KeptGone(name, at, life, decode_override(laid or "null"), *of) for name, at, life, laid, *of in rows
+            ]
         except sqlite3.Error as error:
             raise self._explained(error) from error
         except (msgspec.MsgspecError, TypeError, UnicodeError) as error:
@@ -312,7 +321,8 @@ class StateFile:
             )
         elif db.execute("DELETE FROM instances WHERE instance_id = ? AND generation = ?", key).rowcount:
             override = change.override and _json(_timeless(change.override))
-            db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?)", (key[0], change.at, key[1], override))
+            row = (key[0], change.at, key[1], override, instance.service_name, instance.owner)
+            db.execute("INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?, ?)", row)
             return True
         return False
 

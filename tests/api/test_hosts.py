@@ -61,7 +61,7 @@ def test_only_own_pages_change_anything(host: str, origin: str, is_own: bool) ->
                 hosts.check(method, host, origin)
 
 
-async def test_a_name_that_was_made_to_lead_here_is_not_answered(api: Api) -> None:
+async def test_a_name_that_was_made_to_lead_here_is_not_answered(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     assert (await api("POST", "/register", USERS)).status == 200
     for _ in range(3):  # also when the header block is known
         for path in ("/services/users", "/services", "/instances/u1", "/status", "/watch"):
@@ -71,10 +71,14 @@ async def test_a_name_that_was_made_to_lead_here_is_not_answered(api: Api) -> No
         assert (await api("GET", "/services/users")).status == 200
         assert (await api("POST", "/heartbeat/u1", Host="evil.example")).status == 421
     assert (await api("GET", "/livez", Host="evil.example")).status == 200, "whoever looks after it need not know"
+    assert all("refused peer=127.0.0.1 request=" in message for message in caplog.messages)
+    caplog.clear()
 
 
 @pytest.mark.parametrize(("method", "path"), WRITES)
-async def test_a_page_of_another_site_changes_nothing(api: Api, method: str, path: str) -> None:
+async def test_a_page_of_another_site_changes_nothing(
+    api: Api, method: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     assert (await api("POST", "/register", USERS)).status == 200
     before = (await api("GET", "/instances/u1")).body
     body = {"/register": USERS, "/heartbeats": {"instance_ids": ["u1"]}}.get(path)
@@ -84,6 +88,9 @@ async def test_a_page_of_another_site_changes_nothing(api: Api, method: str, pat
             assert answer.status == 403
             assert answer.json["code"] == "foreign_origin"
     assert (await api("GET", "/instances/u1")).body == before
+    assert all("refused peer=127.0.0.1 request=" in message for message in caplog.messages)
+    assert len(caplog.messages) == 4
+    caplog.clear()
 
 
 async def test_no_page_of_another_site_may_read_what_it_gets(api: Api) -> None:

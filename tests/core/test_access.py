@@ -134,3 +134,30 @@ def test_the_history_tells_who_takes_an_instance_off_the_list() -> None:
         do(state, a_caller("owner", "register"), a_registration())
         (change,) = state.decide(Deregister("i1"), NOW, WALL, Origin("", "", caller))
         assert change.reason == f"{reason} asked for it"
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_an_id_belongs_to_its_owner_also_when_its_instance_is_gone(is_gone: bool) -> None:
+    state = new_state()
+    owner, other = a_caller("owner", "register"), a_caller("other", "register", "operate", services=["b*"])
+    do(state, owner, a_registration())
+    if is_gone:
+        do(state, owner, Deregister("i1"))
+    with pytest.raises(Forbidden, match="`operate` for what is registered under this instance_id"):
+        do(state, other, a_registration("b1"))
+    do(state, owner, a_registration())
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_what_an_operator_has_laid_is_not_shed_by_a_move(is_gone: bool) -> None:
+    state = new_state()
+    owner = a_caller("owner", "register")
+    do(state, owner, a_registration())
+    do(state, a_caller("ops", "operate"), SetOverride("i1", "maintenance", "ticket 77"))
+    if is_gone:
+        do(state, owner, Deregister("i1"))
+    with pytest.raises(Forbidden, match="`operate` for service 'users'"):
+        do(state, owner, a_registration("b1"))
+    do(state, owner, a_registration())
+    assert state.lease("i1").status == "maintenance"
+    do(state, EVERYONE, a_registration("b1"))

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from process import Process, RunningDaemon, StartDaemon
 from readme import Step, block, steps
+
+from registryd.auth import Access, read
 
 pytestmark = pytest.mark.e2e
 
@@ -94,6 +97,32 @@ def test_an_owner_is_remembered_over_a_kill(start_daemon: StartDaemon, tmp_path:
         assert statuses == [[200, 403], [403, 200]][life]
         daemon.signal(signal.SIGKILL)
         daemon.wait()
+
+
+def test_a_reload_does_not_open_what_was_closed(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    a_token(tmp_path / "auth.toml", "a", "read")
+    settings = tmp_path / "settings"
+    settings.write_text(f"REGISTRYD_AUTH_FILE={tmp_path}/auth.toml\n")
+    daemon = start_daemon(f"--settings=-{settings}")
+    settings.unlink()
+    with Process([sys.executable, "-m", "registryd", "--reload", str(daemon.popen.pid)]) as reload:
+        assert reload.wait() == 1
+    assert "nothing has changed: access control and TLS end with a restart only: --auth-file or" in reload.output
+    assert daemon.fetch("/services").status == 401
+
+
+def test_tokens_that_are_made_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "auth.toml"
+    link.symlink_to(tmp_path / "real/auth.toml")
+    a_token(link, "first", "read")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda n: a_token(link, f"t{n}", "read"), range(8)))
+
+    assert link.is_symlink()
+    callers = Access(read(str(link)))
+    assert [callers.caller(f"Bearer {token}").name for token in made] == [f"t{n}" for n in range(8)]
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["auth.toml"]
 
 
 def test_the_client_shows_its_token(start_daemon: StartDaemon, tmp_path: Path) -> None:

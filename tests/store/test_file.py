@@ -215,7 +215,13 @@ def test_a_newer_form_and_a_strange_file_are_left_alone(tmp_path: Path) -> None:
 def test_a_file_of_the_form_before_is_taken_over(tmp_path: Path) -> None:
     before = written(tmp_path, history(a_registration()))
     with closing(sqlite3.connect(tmp_path / NAME)) as db:
-        db.executescript("ALTER TABLE registry DROP COLUMN recovers_until; PRAGMA user_version = 1;")
+        for column in (
+            "registry DROP COLUMN recovers_until",
+            "gone DROP COLUMN service_name",
+            "gone DROP COLUMN owner",
+        ):
+            db.execute(f"ALTER TABLE {column}")
+        db.execute("PRAGMA user_version = 1")
     with opened(tmp_path) as file:
         assert file.load() == before
 
