@@ -253,16 +253,15 @@ class StateFile:
         return self.path.with_name(f"{self.path.name}-wal")
 
     def _make(self) -> None:
-        """Makes a new file: under another name, so that one that is cut to nothing is never one that was not finished.
-        Of two who make one at the same time, one is first."""
-        new = self.path.with_name(f"{NAME}.new-{os.getpid()}")
+        """Makes a new file: under another name, so that one that is cut to nothing is never one that was not
+        finished."""
+        new = self.path.with_name(f"{NAME}.new")
         new.unlink(missing_ok=True)
         marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
         try:
             with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
                 db.executescript(f"PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
-            with contextlib.suppress(FileExistsError):
-                os.link(new, self.path)
+            new.rename(self.path)
         finally:
             new.unlink(missing_ok=True)
         # It is not there for good before its folder says so.

@@ -44,7 +44,7 @@ class Daemon:
         log = folder / "log"
         with log.open("w") as stream:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "registryd", "--port", "0", "--http", http, stderr=stream
+                sys.executable, "-m", "registryd", "--port", "0", "--http", http, "--allow-hosts", "*", stderr=stream
             )
         while not (match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", log.read_text())):
             assert process.returncode is None, log.read_text()
