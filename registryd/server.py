@@ -279,7 +279,8 @@ class Server:
                 "access control and TLS end with a restart only: --auth-file or --tls-cert is not set any more"
             )
         self._access.take(callers)
-        self._broadcast.end_all()  # those who may go on to watch come again, with their last event
+        if callers is not None:
+            self._broadcast.end_all()  # those who may go on to watch come again, with their last event
         self._tls = tls
         self._http.take_tls(tls)
         self._put_in_force(in_force(self._config, wanted))

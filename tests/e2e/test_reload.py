@@ -69,6 +69,18 @@ def test_what_has_not_changed_is_said_too(configured: Configured) -> None:
     assert any(state.startswith("MONOTONIC_USEC=") for state in heard)
 
 
+def test_who_watches_goes_on(configured: Configured) -> None:
+    with configured.daemon.connect() as watching, watching.makefile("rb") as stream:
+        watching.sendall(b"GET /watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b"snapshot" not in stream.readline():
+            pass
+        assert configured.reload("HEARTBEAT_TIMEOUT=20\n")[0] == 0
+        configured.daemon.register()
+        while (line := stream.readline()) and b"event: " not in line:
+            pass
+        assert line.startswith(b"event: registered")
+
+
 def test_what_needs_a_restart_is_named_until_it_has_had_one(configured: Configured) -> None:
     for _ in range(2):
         status, lines = configured.reload("REGISTRYD_HOST=::1\nHEARTBEAT_TIMEOUT=20\n")
