@@ -76,7 +76,7 @@ class Access:
 
     def __init__(self, callers: Callers | None = None) -> None:
         self.take(callers)
-        #: How many requests were refused, by the code of the refusal.
+        #: How many requests were refused: `unauthorized` without a known token, `forbidden` for all other reasons.
         self.refused: Counter[str] = Counter()
 
     def take(self, callers: Callers | None) -> None:

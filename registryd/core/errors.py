@@ -5,6 +5,7 @@ RegistrydError
 ├── Unauthorized        who asks has shown no token, or one that is not known
 ├── Forbidden           who asks has not the right to do that
 ├── UnknownInstance     no such instance is registered, or its lease has ended
+│   └── HiddenInstance  who asks may not know that it is
 ├── StaleGeneration     the instance has been taken over by a newer registration
 ├── LimitReached        one more would be over a limit of this registry
 ├── StoreUnavailable    the change cannot be kept, so nothing has changed

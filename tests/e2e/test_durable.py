@@ -131,7 +131,11 @@ CASES = {
 }
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace lets the disk fail, and is not on PyPI")
+@pytest.mark.skipif(
+    shutil.which("strace") is None,
+    reason="only strace can have the syncs of a running registryd fail, and only Debian has it, not PyPI: "
+    "apt-get install strace (.ci/run does)",
+)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_what_a_failing_disk_has_refused_never_was(

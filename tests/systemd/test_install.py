@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.systemd, pytest.mark.e2e]
 UNITS = "/usr/local/lib/systemd/system"
 #: What goes on changing on a running host, whoever does what: the journal, and what systemd itself keeps.
 _ALIVE = re.compile(r"-?/var/(log|lib/systemd)/")
+#: Makes a checkout one of a later version.
+NEWER = "sed -i 's/^__version__ = .*/__version__ = \"0.1.1\"/' registryd/__init__.py"
 #: Knocks on new connections until the file /run/enough is there; then says how many were answered, and how many not.
 _KNOCK = """
 import os, urllib.request
@@ -38,6 +40,11 @@ def changed_checkout(box: Box, name: str, *seds: str) -> str:
     return f"/srv/{name}/systemd/install"
 
 
+def nothing_else_is_left(box: Box) -> bool:
+    """Whether there is one version, and no other beside it."""
+    return box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
+
+
 def test_it_serves_and_comes_back_at_boot(box: Box) -> None:
     assert fetch(box, "/status")["status"] == "ok"
     assert box.run("systemctl", "is-enabled", "registryd.service", "registryd.socket").stdout == "enabled\n" * 2
@@ -54,7 +61,7 @@ def test_an_upgrade_refuses_nobody_and_keeps_state_settings_and_socket(box: Box)
     changed_checkout(
         box,
         "newer",
-        "sed -i 's/^__version__ = .*/__version__ = \"0.1.1\"/' registryd/__init__.py",
+        NEWER,
         "echo '# a change' >> systemd/registryd.socket",
     )
     before = {name: box.property("InactiveExitTimestampMonotonic", name) for name in ("registryd", "registryd.socket")}
@@ -75,7 +82,7 @@ def test_an_upgrade_refuses_nobody_and_keeps_state_settings_and_socket(box: Box)
     assert box.property("InactiveExitTimestampMonotonic") != before["registryd"]
     status = fetch(box, "/status")
     assert (status["version"], status["instances"], status["heartbeat_timeout"]) == ("0.1.1", 1, 7.5)
-    assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
+    assert nothing_else_is_left(box)
 
 
 def test_a_version_that_cannot_be_built_disturbs_nobody(box: Box) -> None:
@@ -86,7 +93,7 @@ def test_a_version_that_cannot_be_built_disturbs_nobody(box: Box) -> None:
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1] == "install: the new version cannot be built, see above; nothing has changed"
     assert (box.property("MainPID"), box.property("ActiveState")) == (pid, "active")
-    assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
+    assert nothing_else_is_left(box)
 
 
 @pytest.mark.parametrize("first_run", ["ended well", "was cut off, and the rest done by hand"])
@@ -108,7 +115,7 @@ def test_a_version_that_does_not_start_gives_way_to_the_old_one(box: Box, first_
     assert fetch(box, "/status")["status"] == "ok"
     assert box.property("Description") == "registryd service registry"
     assert box.property("NeedDaemonReload") == "no"
-    assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
+    assert nothing_else_is_left(box)
 
 
 def test_an_upgrade_that_is_cut_off_starts_nothing_that_was_stopped(box: Box) -> None:
@@ -117,7 +124,7 @@ def test_an_upgrade_that_is_cut_off_starts_nothing_that_was_stopped(box: Box) ->
     install = changed_checkout(
         box,
         "newer",
-        "sed -i 's/^__version__ = .*/__version__ = \"0.1.1\"/' registryd/__init__.py",
+        NEWER,
         "sed -i 's/^    place_settings$/    kill -TERM $$; sleep 9/' systemd/install",
     )
     ran = box.run(install, "--wheels", "/srv/registryd/wheels", check=False)
@@ -126,7 +133,7 @@ def test_an_upgrade_that_is_cut_off_starts_nothing_that_was_stopped(box: Box) ->
     assert "install: cut off in the middle of the upgrade; the old version is back" in ran.stderr
     assert box.run("systemctl", "is-active", "registryd", "registryd.socket", check=False).stdout == "inactive\n" * 2
     assert box.shell("/opt/registryd/bin/registryd --version") == version
-    assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
+    assert nothing_else_is_left(box)
 
 
 def test_an_upgrade_that_was_cut_off_is_undone_by_the_next_run_even_if_that_fails(box: Box) -> None:
@@ -141,7 +148,7 @@ def test_an_upgrade_that_was_cut_off_is_undone_by_the_next_run_even_if_that_fail
     assert "an upgrade was cut off; putting the version before it back" in ran.stdout
     assert re.search(r"^install: there is no wheel of \w+\S* in /srv/few that fits", ran.stderr.splitlines()[-1])
     assert fetch(box, "/status")["status"] == "ok"
-    assert box.shell("ls -d /opt/registryd*") == "/opt/registryd\n"
+    assert nothing_else_is_left(box)
 
 
 @pytest.mark.parametrize(
