@@ -5,6 +5,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import math
 import os
 import resource
 import socket
@@ -21,6 +22,8 @@ QUIET = 60.0
 #: Connections beyond the limit that may read their refusal at the same time, and seconds in which to do so.
 MOST_TURNED_AWAY = 100
 LINGER = 1.0
+#: Seconds in which someone who was refused is expected to come again, and finds out whether there is room.
+AGAIN = 1.0
 #: What says that this machine has no such address, or no such family of them; and that we are out of something.
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -117,13 +120,19 @@ class Acceptor:
         take: Callable[[socket.socket, Any], None],
         is_full: Callable[[], bool] = lambda: False,
         refusal: bytes = b"",
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._sockets = sockets
         self._take = take
-        #: Whether there is no room for another connection; it gets the refusal then.
+        #: Whether there is no room for another connection; it gets the refusal then, and someone is told.
         self._is_full = is_full
         self._refusal = refusal
         self._turned_away: set[socket.socket] = set()
+        self._on_refused = on_refused
+        #: Until when (by the loop) those who come may have to be refused, as far as is known.
+        self._refuses_until = -math.inf
+        #: How many were refused.
+        self.refused = 0
         self._loop = asyncio.get_running_loop()
         self._rests: dict[socket.socket, asyncio.TimerHandle] = {}
         self._quiet_until = 0.0
@@ -143,6 +152,18 @@ class Acceptor:
         for connection in list(self._turned_away):
             self._let_go(connection)
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether someone was refused, and still would be or has not had the time to come again."""
+        now = self._loop.time()
+        if now < self._refuses_until and self._is_full():
+            self._refuses_until = now + AGAIN
+        return now < self._refuses_until
+
+    def _refuse(self) -> None:
+        self._refuses_until = self._loop.time() + AGAIN
+        self._on_refused()
+
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(BACKLOG):
             try:
@@ -161,9 +182,12 @@ class Acceptor:
 
     def _turn_away(self, connection: socket.socket) -> None:
         """Says why, and closes: a moment later, as TCP takes back what was said when it closes on unread bytes."""
+        self.refused += 1
+        self._refuse()
         self._warn(
             "too_many_connections",
-            "there are as many connections as there may be (--max-connections); those that come get a 503",
+            "there are as many connections as there may be (--max-connections); those that come get a 503, and no "
+            "lease ends meanwhile",
         )
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # it has gone, or does not listen
@@ -186,10 +210,11 @@ class Acceptor:
             logger.warning(text, extra={"event": event})
 
     def _rest(self, sock: socket.socket, error: OSError) -> None:
+        self._refuse()
         self._warn(
             "out_of_descriptors",
-            f"cannot accept a connection: {error.strerror}; those that wait come later. Raise the limit (LimitNOFILE=, "
-            "ulimit -n)",
+            f"cannot accept a connection: {error.strerror}; those that wait come later, and no lease ends meanwhile. "
+            "Raise the limit (LimitNOFILE=, ulimit -n)",
         )
         self._loop.remove_reader(sock)
         self._rests[sock] = self._loop.call_later(REST, self._loop.add_reader, sock, self._accept, sock)

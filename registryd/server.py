@@ -164,7 +164,7 @@ class Server:
 
     def _start(self, sockets: list[socket.socket]) -> None:
         config, clock, registry = self._config, self._clock, self._registry
-        self._sweeper = Sweeper(registry, clock, config.cleanup_interval)
+        self._sweeper = Sweeper(registry, clock, config.cleanup_interval, hears=lambda: not self._acceptor.is_refusing)
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
         self._context = context = Context(
@@ -180,6 +180,7 @@ class Server:
             self._http.take,
             lambda: len(self._http) >= self._config.limits.connections,
             refuse(503, "too_many_connections", "there are as many connections as there may be; come back later"),
+            clock.stand_still,
         )
         self._acceptor.start()
         self._take_back_connections()

@@ -1,5 +1,7 @@
 """The PeriodicCallback that expires what has ended when nobody asks, and the proof that it still comes."""
 
+from collections.abc import Callable
+
 from tornado.ioloop import PeriodicCallback
 
 from registryd.clock import BEAT, LeaseClock
@@ -7,15 +9,19 @@ from registryd.registry import Registry
 
 
 class Sweeper:
-    """Sweeps every `interval` seconds, on the current IOLoop, and keeps the registry's beat in between."""
+    """Sweeps every `interval` seconds, on the current IOLoop, and keeps the beat in between: of the registry, and of
+    the clock while it `hears` everyone."""
 
-    def __init__(self, registry: Registry, clock: LeaseClock, interval: float) -> None:
+    def __init__(
+        self, registry: Registry, clock: LeaseClock, interval: float, hears: Callable[[], bool] = lambda: True
+    ) -> None:
         self._registry = registry
         self._clock = clock
         self._interval = interval
-        self._swept_at = clock.now()
+        self._hears = hears
+        self._swept_at = clock.awake()
         self._sweep_timer = PeriodicCallback(self.sweep, interval * 1000)
-        self._beat_timer = PeriodicCallback(registry.beat, BEAT * 1000)
+        self._beat_timer = PeriodicCallback(self._beat, BEAT * 1000)
 
     def start(self) -> None:
         """Starts both timers."""
@@ -30,16 +36,21 @@ class Sweeper:
     def sweep_every(self, interval: float) -> None:
         """Sweeps at this interval from now on."""
         self._sweep_timer.stop()
-        self._interval, self._swept_at = interval, self._clock.now()
+        self._interval, self._swept_at = interval, self._clock.awake()
         self._sweep_timer = PeriodicCallback(self.sweep, interval * 1000)
         self._sweep_timer.start()
 
     def sweep(self) -> None:
         """Expires what has ended."""
         self._registry.sweep()
-        self._swept_at = self._clock.now()
+        self._swept_at = self._clock.awake()
 
     def is_alive(self) -> bool:
         """Whether the last sweep is no further back than two intervals and a second, not counting time in which the
         whole process stood still: a sweep could not come then, and comes now."""
-        return self._clock.now() - self._swept_at <= 2 * self._interval + 1
+        return self._clock.awake() - self._swept_at <= 2 * self._interval + 1
+
+    def _beat(self) -> None:
+        if self._hears():
+            self._clock.beat()
+        self._registry.beat()

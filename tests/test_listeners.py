@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ExpectLog
+from support import TimeTravel, travel
 
 from registryd.listeners import Acceptor, CannotListen, adopt, is_loopback, listen, take_back, url_of
 
@@ -106,6 +107,31 @@ async def test_a_connection_too_many_is_told_so(expect_log: ExpectLog, monkeypat
     first.close()
     taken[0].close()
     acceptor.stop()
+
+
+def test_it_refuses_while_there_is_no_room_and_until_those_who_were_refused_can_be_back(
+    expect_log: ExpectLog,
+) -> None:
+    async def story(loop: TimeTravel) -> None:
+        told: list[float] = []
+        is_full = True
+        (sock,) = listen("127.0.0.1", 0)
+        acceptor = Acceptor([sock], lambda *_: None, lambda: is_full, b"", lambda: told.append(loop.time()))
+        assert not acceptor.is_refusing, "nobody has come"
+        with expect_log("as many connections"), socket.create_connection(sock.getsockname()):
+            acceptor._accept(sock)
+        assert (told, acceptor.refused) == ([loop.time()], 1)
+        for _ in range(100):
+            assert acceptor.is_refusing
+            await asyncio.sleep(0.25)
+        is_full = False
+        await asyncio.sleep(0.5)
+        assert acceptor.is_refusing
+        await asyncio.sleep(0.5)
+        assert not acceptor.is_refusing
+        acceptor.stop()
+
+    travel(story)
 
 
 def test_a_connection_that_was_kept_is_taken_back_with_its_address() -> None:

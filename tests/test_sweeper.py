@@ -57,13 +57,39 @@ def test_it_is_alive_while_sweeps_come(expect_log: ExpectLog) -> None:
             assert world.sweeper.is_alive()
 
         loop.moment += 3600
+        assert world.sweeper.is_alive(), "in a stall of the whole process no sweep could come"
         with expect_log("stalled seconds=3600"):
-            assert world.sweeper.is_alive(), "in a stall of the whole process no sweep could come"
+            await asyncio.sleep(3)
         world.sweeper.stop()
         for _ in range(30):
             loop.moment += 0.75
             world.clock.now()
         assert not world.sweeper.is_alive()
+
+    travel(story)
+
+
+def test_no_lease_ends_while_someone_is_refused(expect_log: ExpectLog) -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=10.0)
+        is_refusing = False
+        world.sweeper = Sweeper(world.registry, world.clock, 10.0, lambda: not is_refusing)
+        await world.registry.register(a_registration(ttl=5.0))
+        world.sweeper.start()
+        await asyncio.sleep(3)
+        is_refusing = True
+        world.clock.stand_still()
+        await asyncio.sleep(3600)
+
+        assert world.registry.listing("users") is not None
+        assert world.sweeper.is_alive()
+        is_refusing = False
+        with expect_log("stalled seconds=3600"):
+            await asyncio.sleep(1)
+        assert world.registry.listing("users") is not None
+        await asyncio.sleep(1.5)
+        assert world.registry.listing("users") is None, "it has got as much more, and no more"
+        world.sweeper.stop()
 
     travel(story)
 

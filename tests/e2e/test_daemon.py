@@ -325,6 +325,24 @@ def test_a_stop_of_the_process_costs_nobody_the_lease(start_daemon: StartDaemon)
     stopped.wait_for_line("expired service=users instance=a")
 
 
+def test_connections_that_are_refused_cost_nobody_the_lease(start_daemon: StartDaemon) -> None:
+    full, running = start_daemon("--max-connections", "2"), start_daemon("--cleanup-interval", "0.1")
+    body = b'{"service_name":"users","base_url":"http://h","instance_id":"a","ttl":2}'
+    register = b"POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with ExitStack() as stack:
+        kept = [stack.enter_context(full.connect()) for _ in range(2)]
+        for client in kept:
+            client.sendall(register)
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert full.fetch("/heartbeat/a", "POST").status == 503
+        running.register(instance_id="a", ttl=2)
+        running.wait_for_line("expired service=users instance=a")  # so much time has passed
+        kept[0].sendall(b"GET /services/users HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b'"instance_id":"a"' in kept[0].recv(4096)
+    full.wait_for_line(r"WARNING stalled seconds=\d")
+    full.wait_for_line("expired service=users instance=a")
+
+
 def test_running_out_of_file_descriptors_makes_new_connections_wait_and_no_noise(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(argv=["bash", "-c", f"ulimit -n 40; exec {sys.executable} -m registryd $*", "daemon"])
     with ExitStack() as stack:
