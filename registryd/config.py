@@ -195,7 +195,7 @@ def settings() -> list[Setting]:
     for part in dataclasses.fields(Limits):
         env = f"REGISTRYD_MAX_{part.name.upper()}"
         words = f"most {part.metadata['help']}"
-        parse = _integer(1, 2**31)
+        parse = _integer(part.metadata["least"], 2**31)
         found.append(Setting(part.name, flag_of(part.name), (env,), part.default, parse, words, reloads=True))
     return found
 

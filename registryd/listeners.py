@@ -12,13 +12,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from registryd.overload import Rarely
+
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 #: Seconds for which nothing is accepted when there is no file descriptor left.
 REST = 0.5
-#: Seconds for which that is not said again.
-QUIET = 60.0
 #: Connections beyond the limit that may read their refusal at the same time, and seconds in which to do so.
 MOST_TURNED_AWAY = 100
 LINGER = 1.0
@@ -135,7 +135,7 @@ class Acceptor:
         self.refused = 0
         self._loop = asyncio.get_running_loop()
         self._rests: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._quiet_until = 0.0
+        self._rarely = Rarely(logger, self._loop.time)
 
     def start(self) -> None:
         """Starts to accept."""
@@ -184,7 +184,7 @@ class Acceptor:
         """Says why, and closes: a moment later, as TCP takes back what was said when it closes on unread bytes."""
         self.refused += 1
         self._refuse()
-        self._warn(
+        self._rarely.warn(
             "too_many_connections",
             "there are as many connections as there may be (--max-connections); those that come get a 503, and no "
             "lease ends meanwhile",
@@ -203,15 +203,9 @@ class Acceptor:
         self._turned_away.discard(connection)
         connection.close()
 
-    def _warn(self, event: str, text: str) -> None:
-        """Says so, and then not again for a while."""
-        if self._loop.time() >= self._quiet_until:
-            self._quiet_until = self._loop.time() + QUIET
-            logger.warning(text, extra={"event": event})
-
     def _rest(self, sock: socket.socket, error: OSError) -> None:
         self._refuse()
-        self._warn(
+        self._rarely.warn(
             "out_of_descriptors",
             f"cannot accept a connection: {error.strerror}; those that wait come later, and no lease ends meanwhile. "
             "Raise the limit (LimitNOFILE=, ulimit -n)",

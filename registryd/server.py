@@ -43,6 +43,7 @@ from registryd.listeners import (
     url_of,
 )
 from registryd.logs import ChangeLog
+from registryd.overload import Overload
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore, Store
 from registryd.store.file import StateFile
@@ -168,8 +169,9 @@ class Server:
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
         self._context = context = Context(
-            registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access, self._hosts
-        )
+            registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access, self._hosts,
+            Overload(config.limits),
+        )  # fmt: skip
         self._http = make_http_server(self._http_kind, make_application(context, self._broadcast), context)
         self._http.take_tls(self._tls)
         self._control = Control(self._reload)
@@ -227,6 +229,7 @@ class Server:
             store_kind=self._store.kind,
             uptime=clock.uptime,
             stalls=lambda: (clock.stalls, clock.stalled_seconds),
+            connections_refused=lambda: self._acceptor.refused,
             reasons=self._reasons,
             unready=self._unready,
         )
@@ -235,7 +238,8 @@ class Server:
         """What needs a human."""
         late = [] if self._sweeper.is_alive() else ["sweep_late"]
         trouble = [self._store.trouble] if self._store.trouble else []
-        return late + trouble + (["recovering"] if self._registry.is_recovering else [])
+        overload = ["refuses_connections"] if self._acceptor.is_refusing else []
+        return late + trouble + overload + (["recovering"] if self._registry.is_recovering else [])
 
     def _unready(self) -> list[str]:
         """What serving needs and is not there."""
@@ -308,6 +312,7 @@ class Server:
             self._state.limits = config.limits
             self._feed.most_watchers = config.limits.watchers
             self._context.reader.take_limits(config.limits)
+            self._context.overload.take_bounds(config.limits)
         self._http.take_limits(config.limits)  # even if they are the same: it forgets what it has learned of requests
 
     async def _stop(self) -> int:
@@ -549,17 +554,18 @@ def make_application(context: Context, broadcast: Broadcast) -> Application:
 def make_http_server(kind: str, application: Application, context: Context) -> HttpServer:
     """The HTTP server of this kind (`front` or `tornado`) with the application behind it; it listens to nothing."""
     if kind == "tornado":
-        return IntakeServer(application, context.reader, context.under_way)
+        return IntakeServer(application, context)
     from registryd.front.connection import Shared, Timeouts
     from registryd.front.server import FrontServer
 
     shared = Shared(
-        Intake(application, context.reader, context.under_way),
+        Intake(application, context),
         HotCalls(context).table(),
         refuse,
         Timeouts(IDLE_TIMEOUT, BODY_TIMEOUT, UNREAD_TIMEOUT),
         context.reader.limits,
         PATIENCE,
         context.hosts.knows,
+        context.overload,
     )
     return FrontServer(shared)

@@ -27,6 +27,7 @@ from registryd.core.limits import Limits
 from registryd.core.model import Instance
 from registryd.core.state import State
 from registryd.feed import Feed
+from registryd.overload import Overload
 from registryd.registry import Registry
 from registryd.server import make_application, make_http_server
 
@@ -121,6 +122,7 @@ def daemon_view() -> Daemon:
         store_kind="recording",
         uptime=lambda: 12.5,
         stalls=lambda: (0, 0.0),
+        connections_refused=int,
         reasons=list,
         unready=list,
     )
@@ -163,6 +165,11 @@ def hosts() -> Hosts:
 
 
 @pytest.fixture
+def overload(limits: Limits) -> Overload:
+    return Overload(limits)
+
+
+@pytest.fixture
 def http_kind() -> str:
     """Which server is under test; those in tests/api/ are tested with all of them."""
     return "front on uvloop"
@@ -180,11 +187,12 @@ def http_server(
     limits: Limits,
     access: Access,
     hosts: Hosts,
+    overload: Overload,
 ) -> Iterator[Served]:
     """In place of pytest-tornasync's."""
 
     async def start() -> Served:
-        context = Context(registry, Reader(limits), daemon_view, under_way, access, hosts)
+        context = Context(registry, Reader(limits), daemon_view, under_way, access, hosts, overload)
         application = make_application(context, broadcast)
         http = make_http_server(http_kind.split()[0], application, context)
         return Served(http, application, http_server_port[0])

@@ -100,6 +100,11 @@ class Wire:
         """All that comes until the server closes the connection."""
         return await self._reader.read()
 
+    async def cut_off(self) -> None:
+        """Waits until the server closes the connection, in whichever way."""
+        with contextlib.suppress(ConnectionError):
+            await self._reader.read()
+
     async def hang_up(self) -> None:
         """Closes the connection, whatever is on the way."""
         self._writer.close()

@@ -21,6 +21,7 @@ from registryd.front.connection import Connection, Shared
 from registryd.front.exchange import Peer
 from registryd.front.server import FrontServer
 from registryd.listeners import listen
+from registryd.overload import Overload
 from registryd.registry import Registry
 from registryd.server import HttpServer, make_application, make_http_server
 
@@ -48,8 +49,8 @@ async def world(kind: str, limits: Limits = LIMITS, access: Access | None = None
     """To be entered on a running loop. Afterwards nothing is under way and no connection is left."""
     store, feed, under_way = RecordingStore(), Feed(FIRST_INDEX), UnderWay()
     registry = Registry(new_state(), store, feed, ManualClock(), random.Random(7))
-    daemon = Daemon("0.1.0", 1_705_314_600, 30.0, 10.0, "recording", lambda: 12.5, lambda: (0, 0.0), list, list)
-    context = Context(registry, Reader(limits), daemon, under_way, access or Access(), Hosts(["*"]))
+    daemon = Daemon("0.1.0", 1_705_314_600, 30.0, 10.0, "recording", lambda: 12.5, lambda: (0, 0.0), int, list, list)
+    context = Context(registry, Reader(limits), daemon, under_way, access or Access(), Hosts(["*"]), Overload(limits))
     application = make_application(context, Broadcast(registry))
     http = make_http_server(kind, application, context)
     served = Served(http, application, listen("127.0.0.1", 0)[0])

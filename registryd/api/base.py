@@ -104,6 +104,7 @@ class Handler(RequestHandler):
         self._under_way = context.under_way
         self.access = context.access
         self._hosts = context.hosts
+        self.overload = context.overload
         #: Who asks, as far as his rights go.
         self.caller = EVERYONE
 
@@ -223,6 +224,8 @@ class Handler(RequestHandler):
         if isinstance(request, HTTP1Connection):
             timer = asyncio.get_running_loop().call_later(UNREAD_TIMEOUT, request.close)
             sent.add_done_callback(lambda _: timer.cancel())
+            self.overload.waiting.hold(request, int(self._headers.get("Content-Length", "0")), request.close)
+            sent.add_done_callback(lambda _: self.overload.waiting.release(request))
         return sent
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:  # noqa: ARG002 - the error knows them

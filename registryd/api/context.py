@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from registryd.api.hosts import Hosts
 from registryd.api.reader import Reader
 from registryd.auth import Access
+from registryd.overload import Overload
 from registryd.registry import Registry
 
 
@@ -24,6 +25,8 @@ class Daemon:
     uptime: Callable[[], float]
     #: How often we could not hear heartbeats, and for how many seconds in all.
     stalls: Callable[[], tuple[int, float]]
+    #: How many connections were refused for want of room.
+    connections_refused: Callable[[], int]
     #: What needs a human.
     reasons: Callable[[], list[str]]
     #: What serving needs and is not there.
@@ -60,6 +63,10 @@ class UnderWay:
         if request in self._arriving:
             self._arriving.discard(request)
             self._answered.clear()
+
+    def is_on(self, connection: object) -> bool:
+        """Whether a connection has any."""
+        return connection in self._by_connection
 
     def end(self, request: object) -> None:
         """The answer has been handed to the system, or there is nobody left to have it."""
@@ -100,3 +107,4 @@ class Context:
     under_way: UnderWay
     access: Access
     hosts: Hosts
+    overload: Overload

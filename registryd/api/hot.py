@@ -54,17 +54,35 @@ class HotCalls:
         self._reader = context.reader
         self._under_way = context.under_way
         self._access = context.access
+        self._rates = context.overload.rates
         #: The current second since 1970, and what is the same in all answers until it is over.
         self._second = 0
         self._first = b""
 
     def table(self) -> list[tuple[bytes, Answer]]:
-        """Each call by the beginning of its request line."""
+        """Each call by the beginning of its request line. A heartbeat is never one too many."""
         return [
-            (b"GET /services/", self.lookup),
+            (b"GET /services/", self._counted(self.lookup)),
             (b"POST /heartbeat/", self.heartbeat),
-            (b"POST /register", self.register),
+            (b"POST /register", self._counted(self.register)),
         ]
+
+    def _counted(self, answer: Answer) -> Answer:
+        """The same for as many requests of one address as there may be; others are for their handler, which is not
+        reached."""
+        rates = self._rates
+
+        def counted(rest: bytes, body: bytes, asker: Asker, told: Told) -> "bytes | Future[bytes] | None":
+            if not rates.most:
+                return answer(rest, body, asker, told)
+            if not rates.take(asker.remote_ip):
+                return None
+            answered = answer(rest, body, asker, told)
+            if answered is None:
+                rates.give_back(asker.remote_ip)  # it is counted where it goes
+            return answered
+
+        return counted
 
     def lookup(self, name: bytes, body: bytes, asker: Asker, told: Told) -> bytes | None:
         """`GET /services/{service_name}` without parameters, of a service that has instances."""

@@ -9,7 +9,8 @@ import re
 from collections.abc import Awaitable
 from socket import socket
 from ssl import SSLContext
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
+from urllib.parse import unquote
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
@@ -26,10 +27,10 @@ from tornado.web import Application
 
 from registryd.api import problems
 from registryd.api.base import problem_headers, whole_problem
-from registryd.api.context import UnderWay
-from registryd.api.reader import Reader
+from registryd.api.context import Context
 from registryd.core.limits import Limits
 
+_HEARTBEAT = re.compile(r"/heartbeat(s|/(?P<id>[^/?]+))/?(\?|$)")
 _ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
 #: Seconds that a connection may wait between two requests, or take for a header block; and for a body.
 IDLE_TIMEOUT = 75.0
@@ -47,16 +48,20 @@ class IntakeServer(HTTPServer):
     """Tornado's HTTP server with an intake between it and the Application; it listens to nothing yet."""
 
     def initialize(  # type: ignore[override]
-        self, application: Application, reader: Reader, under_way: UnderWay, tls: SSLContext | None = None
+        self, application: Application, context: Context, tls: SSLContext | None = None
     ) -> None:
         self._tls = tls
-        self._intake = Intake(application, reader, under_way)
+        self._intake = Intake(application, context)
+        self._crowd = context.overload.crowd
+        self._arrived: set[object] = set()
+        self._under_way = context.under_way
+        limits = context.reader.limits
         super().initialize(
             self._intake,
             # The intake limits bodies and headers, with an answer. Tornado would close the connection without one, so
             # its own limits are further out.
             max_body_size=2**62,
-            max_header_size=PATIENCE * (reader.limits.header_bytes + reader.limits.url_bytes),
+            max_header_size=PATIENCE * (limits.header_bytes + limits.url_bytes),
             idle_connection_timeout=IDLE_TIMEOUT,
             body_timeout=BODY_TIMEOUT,
         )
@@ -105,8 +110,23 @@ class IntakeServer(HTTPServer):
         await self.close_all_connections()
         return 0
 
-    def on_close(self, server_conn: object) -> None:
+    def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        if (
+            server_conn not in self._arrived
+        ):  # Tornado asks for someone to take a request as soon as there is a connection
+            self._arrived.add(server_conn)
+            victim = self._crowd.arrive(server_conn.context.remote_ip, server_conn, self._is_idle)
+            if victim is not None:
+                victim.stream.close()
+        return super().start_request(server_conn, request_conn)
+
+    def _is_idle(self, server_conn: object) -> bool:
+        return not self._under_way.is_on(server_conn)
+
+    def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
+        self._arrived.discard(server_conn)
+        self._crowd.leave(server_conn.context.remote_ip, server_conn)
         self._intake.on_close(server_conn)
         if not self._connections:
             self._empty.set()
@@ -115,20 +135,19 @@ class IntakeServer(HTTPServer):
 class Intake(HTTPServerConnectionDelegate):
     """Takes requests in, in place of the Application, each under the limits that the reader has when it comes."""
 
-    def __init__(self, application: Application, reader: Reader, under_way: UnderWay) -> None:
+    def __init__(self, application: Application, context: Context) -> None:
         self._application = application
-        self._reader = reader
-        self._under_way = under_way
+        self._context = context
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Tornado's way to ask for someone who takes a request's parts as they arrive."""
         inner = self._application.start_request(server_conn, request_conn)
-        return _Message(inner, request_conn, server_conn, self._reader, self._under_way)
+        return _Message(inner, request_conn, server_conn, self._context)
 
     def on_close(self, server_conn: object) -> None:
         """A connection has closed."""
         # A server forgets who waits for an answer to be sent when the connection is closed from the other side.
-        self._under_way.end_all(server_conn)
+        self._context.under_way.end_all(server_conn)
 
 
 class _Message(HTTPMessageDelegate):
@@ -139,15 +158,15 @@ class _Message(HTTPMessageDelegate):
         inner: HTTPMessageDelegate,
         request: HTTPConnection,
         connection: object,
-        reader: Reader,
-        under_way: UnderWay,
+        context: Context,
     ) -> None:
         self._inner: HTTPMessageDelegate | None = inner
         self._request = request
         self._connection = connection
-        self._reader = reader
-        self._limits = reader.limits
-        self._under_way = under_way
+        self._context = context
+        self._limits = context.reader.limits
+        self._under_way = context.under_way
+        self._waiting = context.overload.waiting
         self._received = 0
         self._is_head = False
         self._answered = False
@@ -159,7 +178,7 @@ class _Message(HTTPMessageDelegate):
         if not start_line.path.startswith("/"):
             # RFC 9112, 3.2.2: a server takes the absolute form, too, as a proxy gets it.
             start_line = start_line._replace(path=_ABSOLUTE.sub("", start_line.path) or "/")
-        self._limits = self._reader.limits  # Tornado has us wait for a request on every connection that is idle
+        self._limits = self._context.reader.limits  # Tornado has us wait for a request on every connection that is idle
         self._under_way.begin(self._request, self._connection)
         self._is_head = start_line.method == "HEAD"
         refusal = self._refusal(start_line, headers)
@@ -183,11 +202,14 @@ class _Message(HTTPMessageDelegate):
             return None
         if self._received > self._limits.body_bytes:
             self._inner.on_connection_close()  # so it drops what it has
+            self._waiting.release(self)
             self._refuse(self._body_too_large(), HTTPHeaders())
             return None
+        self._waiting.hold(self, self._received, cast("Any", self._request).close)
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
+        self._waiting.release(self)
         self._under_way.arrived(self._request)
         if self._inner is None:
             self._end()
@@ -195,6 +217,7 @@ class _Message(HTTPMessageDelegate):
             self._inner.finish()
 
     def on_connection_close(self) -> None:
+        self._waiting.release(self)
         self._under_way.end(self._request)
         if self._inner is not None:
             self._inner.on_connection_close()
@@ -207,7 +230,22 @@ class _Message(HTTPMessageDelegate):
             return problems.HeadersTooLarge("header block", "header_bytes", limits.header_bytes)
         if _announced(headers) > limits.body_bytes:
             return self._body_too_large()
-        return None
+        return self._too_often(start_line)
+
+    def _too_often(self, start_line: RequestStartLine) -> Exception | None:
+        """Why a request is refused whose address makes too many; None, where it does not, or keeps a lease by it."""
+        rates, address = self._context.overload.rates, cast("Any", self._request).context.remote_ip
+        if rates.take(address) or self._is_heartbeat(start_line):
+            return None
+        rates.refuse(address)
+        return problems.TooManyRequests(rates.most)
+
+    def _is_heartbeat(self, start_line: RequestStartLine) -> bool:
+        """Whether a lease may end if this is refused."""
+        found = _HEARTBEAT.match(start_line.path)
+        if found is None or start_line.method != "POST":
+            return False
+        return found["id"] is None or self._context.registry.is_registered(unquote(found["id"]))
 
     def _body_too_large(self) -> Exception:
         return problems.BodyTooLarge("body", "body_bytes", self._limits.body_bytes)

@@ -53,6 +53,17 @@ class UrlTooLong(TooLarge):
     code = "url_too_long"
 
 
+class TooManyRequests(RegistrydError):
+    """Whoever asks has asked too often."""
+
+    code = "too_many_requests"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"your address makes more than {most} requests a second ({flag_of('requests_per_address')}); ask less often"
+        )
+
+
 class UnknownPath(RegistrydError):
     """There is nothing at this path."""
 
@@ -92,6 +103,7 @@ STATUSES: dict[type[BaseException], int] = {
     UrlTooLong: 414,
     UnknownHost: 421,
     LimitReached: 429,
+    TooManyRequests: 429,
     HeadersTooLarge: 431,
     NotReady: 503,
     Recovering: 503,

@@ -103,6 +103,16 @@ class AccessShape(Struct):
     forbidden: int
 
 
+class OverloadShape(Struct):
+    """What was refused or cut off for being too much: connections for want of room, connections that had to go for
+    another of their address, requests of an address that makes too many, clients who kept too many bytes waiting."""
+
+    connections_refused: int
+    crowded_out: int
+    requests_refused: int
+    cut_off: int
+
+
 class StatusShape(Struct, kw_only=True):
     """How the registry is; `reasons` are there when something needs a human."""
 
@@ -119,6 +129,7 @@ class StatusShape(Struct, kw_only=True):
     cleanup_interval: float
     store: StoreShape
     access: AccessShape | UnsetType = UNSET
+    overload: OverloadShape | UnsetType = UNSET
     leases: LeasesShape
 
 

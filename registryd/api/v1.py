@@ -14,6 +14,7 @@ from registryd.api.shapes import (
     ExplanationShape,
     InstanceShape,
     LeasesShape,
+    OverloadShape,
     RenewedAllShape,
     RenewedShape,
     ServiceShape,
@@ -264,6 +265,7 @@ class StatusHandler(Handler):
             cleanup_interval=daemon.cleanup_interval,
             store=StoreShape(daemon.store_kind, tally.restored or UNSET),
             access=self._access_shape(),
+            overload=self._overload_shape(),
             leases=LeasesShape(tally.renewed, tally.expired, stalls, round(stalled_seconds, 3)),
         )
 
@@ -274,6 +276,16 @@ class StatusHandler(Handler):
         if access.is_open:
             return UNSET
         return AccessShape(len(access), access.refused["unauthorized"], access.refused["forbidden"])
+
+    def _overload_shape(self) -> OverloadShape | UnsetType:
+        overload = self.overload
+        counts = (
+            self.daemon.connections_refused(),
+            overload.crowd.crowded_out,
+            overload.rates.refused,
+            overload.waiting.let_go,
+        )
+        return OverloadShape(*counts) if any(counts) else UNSET
 
 
 class LivezHandler(Handler):

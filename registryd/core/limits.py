@@ -6,8 +6,8 @@ Flags, environment names, checks and the README's table are made from these decl
 from dataclasses import dataclass, field
 
 
-def _limit(default: int, of: str) -> int:
-    number: int = field(default=default, metadata={"help": of})
+def _limit(default: int, of: str, *, least: int = 1) -> int:
+    number: int = field(default=default, metadata={"help": of, "least": least})
     return number
 
 
@@ -34,6 +34,17 @@ class Limits:
     override_seconds: int = _limit(31_536_000, "seconds for which an override is laid")
     heartbeat_ids: int = _limit(10_000, "instance_ids in one POST /heartbeats")
     connections: int = _limit(50_000, "connections at a time; more are answered with a 503")
+    connections_per_address: int = _limit(
+        10_000, "connections of one address (an IPv6 /64); for each that comes then an idle one is closed"
+    )
+    requests_per_address: int = _limit(
+        0,
+        "requests a second of one address (an IPv6 /64), 0: any number; more get a 429, but for heartbeats",
+        least=0,
+    )
+    waiting_bytes: int = _limit(
+        512 * 1024 * 1024, "bytes in all that wait for clients who do not read, or are slow to send"
+    )
     watchers: int = _limit(20_000, "watchers, and readers who wait")
     instances: int = _limit(2_000_000, "instances in all")
     instances_per_service: int = _limit(100_000, "instances of one service")

@@ -23,6 +23,7 @@ from tornado.iostream import StreamClosedError
 
 from registryd.front.exchange import Exchange, Later, Peer, done_future
 from registryd.front.table import COLD_HEADERS, Answer, HotTable, Told
+from registryd.overload import Overload
 from registryd.tls import subject_of
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Shared:
         bounds: Bounds,
         patience: int,
         knows_host: Callable[[str], bool],
+        overload: Overload,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.delegate = delegate
@@ -103,6 +105,8 @@ class Shared:
         self._patience = patience
         #: Whether a request with this Host is for us; others are for a handler to refuse.
         self.knows_host = knows_host
+        #: How much the clients take up of us.
+        self.overload = overload
         #: What is known of header blocks that have come before, and which hot call whole requests are: both of them as
         #: they come over the wire, so what is known is true of the very same bytes.
         self.blocks: dict[bytes, Block] = {}
@@ -312,6 +316,8 @@ class Connection(asyncio.Protocol):
             self._room.set_exception(StreamClosedError())
             self._room.exception()  # whoever waits is told; if nobody does, nobody need be
         self._shared.delegate.on_close(self)
+        self._shared.overload.crowd.leave(self.peer.remote_ip, self)
+        self._shared.overload.waiting.release(self)
         self._shared.connections.discard(self)
         if not self._shared.connections:
             self._shared.empty.set()
@@ -322,11 +328,13 @@ class Connection(asyncio.Protocol):
         self._room = self._shared.loop.create_future()
         if not self._exchanges:
             self._watch_unread()
+        self._weigh()
 
     def resume_writing(self) -> None:
         """There is room again."""
         room, self._room = self._room, None
         self._stop_timer("unread")
+        self._weigh()
         if room is not None and not room.done():  # someone who waited may have been cancelled, and it with him
             room.set_result(None)
         self._pump()
@@ -723,6 +731,17 @@ class Connection(asyncio.Protocol):
             and transport.get_extra_info("sslcontext") is None
         )
 
+    def is_quiet(self) -> bool:
+        """Whether it stands between two requests, as far as we know."""
+        return self._is_fresh
+
+    def make_room(self) -> None:
+        """Closes the connection for the sake of another."""
+        if self._is_fresh:
+            self.close()
+        else:
+            self.abort()
+
     def fileno(self) -> int:
         """Its file descriptor."""
         descriptor: int = self._transport.get_extra_info("socket").fileno()
@@ -816,6 +835,17 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Says how many bytes wait for this client: those that it does not read, and those that it has sent early."""
+        size = 0 if self._room is None else self._transport.get_write_buffer_size()
+        if not self._is_reading:
+            size += len(self._unparsed) + self._waiting
+        if size:
+            self._shared.overload.waiting.hold(self, size, self.abort)
+        else:
+            self._shared.overload.waiting.release(self)
 
     def _linger(self) -> None:
         """Ends our side, and drops what still comes for a while: closed on unread bytes, TCP would take back what we

@@ -8,6 +8,7 @@ from typing import Any
 
 from registryd.front.connection import Bounds, Connection, Shared
 from registryd.front.exchange import Peer
+from registryd.overload import NOWHERE
 
 #: Seconds that a client gets to show that it speaks TLS.
 HANDSHAKE = 10.0
@@ -21,7 +22,8 @@ class FrontServer:
     def __init__(self, shared: Shared, *, tls: ssl.SSLContext | None = None) -> None:
         self._shared = shared
         self._tls = tls
-        self._arriving: set[asyncio.Future[object]] = set()
+        #: Those whose transport is being made, which takes a while with TLS.
+        self._arriving: dict[Connection, asyncio.Future[object]] = {}
 
     def __len__(self) -> int:
         return len(self._shared.connections) + len(self._arriving)
@@ -29,22 +31,32 @@ class FrontServer:
     def take(self, connection: socket, address: Any) -> None:
         """Serves an accepted connection, which may be of TCP or a Unix socket."""
         is_ip = connection.family in (AF_INET, AF_INET6)
-        peer = Peer(address[0] if is_ip else "0.0.0.0", "https" if self._tls else "http")  # noqa: S104 - Tornado's word
+        peer = Peer(address[0] if is_ip else NOWHERE, "https" if self._tls else "http")
+        served = Connection(self._shared, peer)
+        victim = self._shared.overload.crowd.arrive(peer.remote_ip, served, Connection.is_quiet)
+        if victim is not None:
+            self._make_room(victim)
         made = self._shared.loop.connect_accepted_socket(
-            lambda: Connection(self._shared, peer),
+            lambda: served,
             connection,
             ssl=self._tls,
             ssl_handshake_timeout=HANDSHAKE if self._tls else None,
             ssl_shutdown_timeout=FAREWELL if self._tls else None,
         )
-        arriving: asyncio.Future[object] = asyncio.ensure_future(made)
-        self._arriving.add(arriving)
-        arriving.add_done_callback(self._arrived)
+        arriving = self._arriving[served] = asyncio.ensure_future(made)
+        arriving.add_done_callback(lambda arriving: self._arrived(served, arriving))
 
-    def _arrived(self, arriving: "asyncio.Future[object]") -> None:
-        self._arriving.discard(arriving)
-        if not arriving.cancelled():
-            arriving.exception()  # it has gone again, or does not speak TLS: nobody here needs to know
+    def _arrived(self, served: Connection, arriving: "asyncio.Future[object]") -> None:
+        del self._arriving[served]
+        if arriving.cancelled() or arriving.exception():  # it has gone again, or does not speak TLS
+            self._shared.overload.crowd.leave(served.peer.remote_ip, served)
+
+    def _make_room(self, victim: Connection) -> None:
+        arriving = self._arriving.get(victim)
+        if arriving is None:
+            victim.make_room()
+        else:
+            arriving.cancel()
 
     def take_tls(self, tls: ssl.SSLContext | None) -> None:
         """Serves connections that come from now on so."""
@@ -71,13 +83,13 @@ class FrontServer:
 
     async def empty(self) -> None:
         """Waits until no connection is left."""
-        await asyncio.gather(*self._arriving, return_exceptions=True)
+        await asyncio.gather(*self._arriving.values(), return_exceptions=True)
         await self._shared.empty.wait()
 
     async def close(self, seconds: float) -> int:
         """Closes all connections as soon as what was written to them is sent, but at the latest after so many seconds.
         Gives back how many were cut off."""
-        for arriving in self._arriving:
+        for arriving in self._arriving.values():
             arriving.cancel()
         for connection in list(self._shared.connections):
             connection.close()

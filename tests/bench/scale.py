@@ -32,6 +32,7 @@ from registryd.front.exchange import Peer
 from registryd.front.table import Told
 from registryd.logs.changes import ChangeLog, Gate
 from registryd.logs.lines import Lines, plain
+from registryd.overload import Overload
 from registryd.registry import Registry
 from registryd.store.base import MemoryStore
 
@@ -67,9 +68,9 @@ class Filled:
         feed.subscribe(ChangeLog(lines, Gate(lines), "info").note)
         self.registry = Registry(State(default_ttl=86400.0, limits=limits), MemoryStore(1), feed, self.clock)
         reader = Reader(limits)
-        daemon = Daemon("", 0, 0.0, 0.0, "memory", float, lambda: (0, 0.0), list, list)
+        daemon = Daemon("", 0, 0.0, 0.0, "memory", float, lambda: (0, 0.0), int, list, list)
         self.access = Access()
-        self.hot = HotCalls(Context(self.registry, reader, daemon, UnderWay(), self.access, Hosts()))
+        self.hot = HotCalls(Context(self.registry, reader, daemon, UnderWay(), self.access, Hosts(), Overload(limits)))
         gc.collect()
         gc.freeze()  # as the daemon does
         self.before = rss()

@@ -1,0 +1,216 @@
+"""How much of us one address may take up, and all together: connections, requests, bytes that wait.
+
+Nothing here knows HTTP, or closes anything by itself.
+"""
+
+import functools
+import ipaddress
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: What stands for an address where there is none, as with a Unix socket.
+NOWHERE = "0.0.0.0"  # noqa: S104 - nobody listens there
+#: Seconds for which what was said once is not said again.
+QUIET = 60.0
+#: Connections of one place that are looked at for one that is idle.
+LOOK = 100
+#: Places whose requests are counted. When there are more, those that have asked nothing for a second are forgotten.
+MOST_PLACES = 100_000
+
+
+@functools.lru_cache(maxsize=4096)
+def place_of(address: str) -> str:
+    """Whom an address stands for: itself, or its network in IPv6, where each machine has 2^64 of them."""
+    if ":" not in address:
+        return address
+    whole = ipaddress.IPv6Address(address.partition("%")[0])
+    if whole.ipv4_mapped is not None:
+        return str(whole.ipv4_mapped)
+    return f"{ipaddress.IPv6Address(int(whole) >> 64 << 64)}/64"
+
+
+class Rarely:
+    """Warns of what goes on for long, or comes in masses: once, and then not again for a while."""
+
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        #: Until when nothing is said, by event.
+        self._quiet_until: dict[str, float] = {}
+
+    def warn(self, event: str, text: str, **fields: object) -> None:
+        """Says so, unless it has been said lately."""
+        now = self._clock()
+        if now >= self._quiet_until.get(event, now):
+            self._quiet_until[event] = now + QUIET
+            self._log.warning(text, extra={"event": event, **fields})
+
+
+class Crowd:
+    """The connections of each place. There is always room for another: where there are `most`, an older one goes for
+    it, so that whoever floods us floods out himself, and a heartbeat from the same place gets through."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        #: How many had to go.
+        self.crowded_out = 0
+        #: The longest here first, but for those that were found busy. No entry is empty.
+        self._by_place: dict[str, dict[Any, None]] = {}
+        self._rarely = Rarely(logger)
+
+    def arrive(self, address: str, connection: T, is_idle: Callable[[T], bool]) -> T | None:
+        """One more is here; gives back the one that is to go for it, if one is."""
+        if address == NOWHERE:
+            return None
+        place = place_of(address)
+        there: dict[T, None] = self._by_place.setdefault(place, {})
+        victim = None
+        if len(there) >= self.most:
+            victim = self._choose(there, is_idle)
+            del there[victim]
+            self.crowded_out += 1
+            self._rarely.warn(
+                "crowded",
+                f"{place} has {self.most} connections (--max-connections-per-address); for each that comes an idle one "
+                "is closed, or else the oldest",
+                peer=address,
+            )
+        there[connection] = None
+        return victim
+
+    def leave(self, address: str, connection: object) -> None:
+        """One has gone."""
+        place = place_of(address)
+        there = self._by_place.get(place, {})
+        there.pop(connection, None)
+        if not there:
+            self._by_place.pop(place, None)
+
+    def _choose(self, there: dict[T, None], is_idle: Callable[[T], bool]) -> T:
+        """One that is idle, if there is one among those that were looked at the longest ago; else the first of them."""
+        some = list(itertools.islice(there, LOOK))
+        for connection in some:
+            if is_idle(connection):
+                return connection
+            del there[connection]
+            there[connection] = None
+        return some[0]
+
+
+class Rates:
+    """How many requests each place may make: `most` a second (0: as many as it likes), and those of one second at
+    once. A token bucket for each."""
+
+    def __init__(self, most: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most = most
+        self._clock = clock
+        #: Tokens that are left, and when that was so; by place.
+        self._buckets: dict[str, tuple[float, float]] = {}
+        #: How many requests were refused.
+        self.refused = 0
+        self._rarely = Rarely(logger, clock)
+
+    def take(self, address: str) -> bool:
+        """Takes a token for a request, if there is one."""
+        if not self.most or address == NOWHERE:
+            return True
+        place, now = place_of(address), self._clock()
+        left, at = self._buckets.get(place, (float(self.most), now))
+        left = min(float(self.most), left + (now - at) * self.most)
+        if left < 1:
+            return False
+        if place not in self._buckets and len(self._buckets) >= MOST_PLACES:
+            self._tidy(now)
+        self._buckets[place] = left - 1, now
+        return True
+
+    def refuse(self, address: str) -> None:
+        """A request is refused for want of a token."""
+        self.refused += 1
+        self._rarely.warn(
+            "rate_limited",
+            f"{place_of(address)} makes more than {self.most} requests a second (--max-requests-per-address); those "
+            "beyond get a 429, but for heartbeats",
+            peer=address,
+        )
+
+    def give_back(self, address: str) -> None:
+        """The request that a token was taken for is to be counted elsewhere."""
+        bucket = self._buckets.get(place_of(address))
+        if bucket is not None:
+            self._buckets[place_of(address)] = bucket[0] + 1, bucket[1]
+
+    def _tidy(self, now: float) -> None:
+        """Forgets buckets that are full again; all of them, where there are still too many."""
+        self._buckets = {place: bucket for place, bucket in self._buckets.items() if now - bucket[1] < 1}
+        if len(self._buckets) >= MOST_PLACES:
+            self._buckets.clear()
+
+
+class Waiting:
+    """Bytes that wait for clients: of requests that are not here in full, and of answers that are not read. Where there
+    are more than `most` in all, whoever has held some for the longest time has to go."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+        #: How many were let go.
+        self.let_go = 0
+        #: Bytes that each holds, and what lets him go; the longest here first.
+        self._held: dict[object, tuple[int, Callable[[], object]]] = {}
+        self._rarely = Rarely(logger)
+
+    def hold(self, who: object, size: int, let_go: Callable[[], object]) -> None:
+        """Someone holds so many bytes now."""
+        before, _ = self._held.get(who, (0, None))
+        self.bytes += size - before
+        self._held[who] = size, let_go
+        while self.bytes > self.most and self._held:
+            oldest, (size, end) = next(iter(self._held.items()))
+            del self._held[oldest]
+            self.bytes -= size
+            self.let_go += 1
+            self._rarely.warn(
+                "too_much_waiting",
+                f"more than {self.most} bytes wait for clients who do not read, or send slowly (--max-waiting-bytes); "
+                "those are cut off who have kept us for the longest time",
+            )
+            end()
+
+    def release(self, who: object) -> None:
+        """Someone holds nothing any more."""
+        size, _ = self._held.pop(who, (0, None))
+        self.bytes -= size
+
+
+class Bounds(Protocol):
+    """How much is too much."""
+
+    @property
+    def connections_per_address(self) -> int: ...
+    @property
+    def requests_per_address(self) -> int: ...
+    @property
+    def waiting_bytes(self) -> int: ...
+
+
+class Overload:
+    """All of that."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.crowd = Crowd(bounds.connections_per_address)
+        self.rates = Rates(bounds.requests_per_address)
+        self.waiting = Waiting(bounds.waiting_bytes)
+
+    def take_bounds(self, bounds: Bounds) -> None:
+        """Has these bounds from now on."""
+        self.crowd.most = bounds.connections_per_address
+        self.rates.most = bounds.requests_per_address
+        self.waiting.most = bounds.waiting_bytes

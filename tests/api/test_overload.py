@@ -1,0 +1,154 @@
+"""Floods, on each server: who asks too often, holds too many connections, or does not take what he has asked for."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from conftest import Api, ExpectLog, refused
+from raw import Served, Wire
+
+from registryd.overload import Overload
+
+WATCH = b"GET /watch HTTP/1.1\r\nHost: h\r\n\r\n"
+LIVE = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
+HERE = "127.0.0.1"
+
+
+def spend(overload: Overload, most: int = 1, left: int = 0) -> None:
+    """So many requests are left to the address of the tests, and time stands still."""
+    overload.rates._clock = lambda: 100.0
+    overload.rates.most = most
+    overload.rates._buckets = {HERE: (left, 100.0)}
+
+
+async def test_a_request_too_many_is_a_429_that_names_the_limit(
+    api: Api, overload: Overload, expect_log: ExpectLog
+) -> None:
+    await api.register()
+    spend(overload)
+    with expect_log(r"127\.0\.0\.1 makes more than 1 requests a second"):
+        for method, path, body in [
+            ("GET", "/services/users", None),
+            ("GET", "/services", None),
+            ("POST", "/register", {"service_name": "users", "base_url": "http://h"}),
+            ("GET", "/nowhere", None),
+        ]:
+            answer = await api(method, path, body)
+            detail = refused(answer, 429, "too_many_requests")
+            assert "more than 1 requests a second (--max-requests-per-address)" in detail
+            assert answer.headers["Retry-After"] == "1"
+
+    overload.rates.most = 0
+    status = (await api.get("/status")).json
+    assert status["instances"] == 1
+    assert status["overload"] == {"connections_refused": 0, "crowded_out": 0, "requests_refused": 4, "cut_off": 0}
+
+
+async def test_each_request_takes_one_whichever_way_it_goes(
+    api: Api, overload: Overload, expect_log: ExpectLog
+) -> None:
+    await api.register(instance_id="a")
+    spend(overload, most=5, left=5)
+    for path in ("/services/users", "/services/users?limit=1", "/services/nobody", "/services", "/livez"):
+        assert (await api.get(path)).status == 200
+    with expect_log("more than 5 requests"):
+        assert (await api.get("/services/users")).status == 429
+
+
+async def test_a_heartbeat_is_never_one_too_many(api: Api, overload: Overload, expect_log: ExpectLog) -> None:
+    await api.register(instance_id="a-b")
+    spend(overload)
+    for path, body in [
+        ("/heartbeat/a-b", b""),
+        ("/heartbeat/a%2Db/?generation=1", b""),
+        ("/heartbeat/a-b", {"status": "starting"}),
+        ("/heartbeats", {"instance_ids": ["a-b", "c"]}),
+    ]:
+        assert (await api.post(path, body)).status == 200, path
+    with expect_log("more than 1 requests"):
+        assert (await api.post("/heartbeat/unknown")).status == 429, "it keeps no lease"
+        assert (await api.post("/heartbeat/a-b/more")).status == 429
+        assert (await api.get("/heartbeat/a-b")).status == 429
+
+
+async def test_the_one_connection_too_many_of_an_address_has_an_idle_one_closed(
+    http_server: Served, overload: Overload, expect_log: ExpectLog
+) -> None:
+    overload.crowd.most = 3
+    async with AsyncExitStack() as stack:
+        watcher, idle, last = [await stack.enter_async_context(Wire(http_server)) for _ in range(3)]
+        await watcher.send(WATCH)
+        await watcher.read_until(b"event: snapshot")
+        for wire in (idle, last):
+            await wire.send(LIVE)
+            assert (await wire.answer()).status == 200
+        with expect_log(r"127\.0\.0\.1 has 3 connections \(--max-connections-per-address\)"):
+            new = await stack.enter_async_context(Wire(http_server))
+            await new.send(LIVE)
+            assert (await new.answer()).status == 200
+        assert await idle.rest() == b""
+        await last.send(LIVE)
+        assert (await last.answer()).status == 200
+        assert len(http_server.http) == 3
+    assert overload.crowd.crowded_out == 1
+
+
+async def test_a_crowd_of_watchers_cannot_keep_a_heartbeat_out(
+    http_server: Served, overload: Overload, expect_log: ExpectLog
+) -> None:
+    overload.crowd.most = 2
+    async with AsyncExitStack() as stack:
+        watchers = [await stack.enter_async_context(Wire(http_server)) for _ in range(2)]
+        for wire in watchers:
+            await wire.send(WATCH)
+            await wire.read_until(b"event: snapshot")
+        with expect_log("for each that comes an idle one is closed, or else the oldest"):
+            new = await stack.enter_async_context(Wire(http_server))
+            await new.send(LIVE)
+            assert (await new.answer()).status == 200
+        await watchers[0].cut_off()
+        assert len(http_server.http) == 2
+
+
+async def test_who_does_not_read_what_he_has_asked_for_is_cut_off_before_it_is_too_much(
+    http_server: Served, api: Api, overload: Overload, expect_log: ExpectLog
+) -> None:
+    for n in range(1000):
+        await api.register(instance_id=f"{n:04}", metadata={"k": "v" * 1000})
+    ask = b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n"
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(Wire(http_server, small_buffers=True)) for _ in range(5)]
+        for reader in readers:
+            reader.pause()
+            await reader.send(ask * 8)
+        overload.waiting.most = 2_000_000
+        with expect_log(r"more than 2000000 bytes wait for clients .*--max-waiting-bytes"):
+            for _ in range(8):
+                late = await stack.enter_async_context(Wire(http_server, small_buffers=True))
+                late.pause()
+                await late.send(ask * 8)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            while not overload.waiting.let_go:
+                await asyncio.sleep(0)
+        assert (await api.get("/livez")).status == 200
+        assert overload.waiting.bytes <= 2_000_000
+    while overload.waiting.bytes:
+        await asyncio.sleep(0)
+
+
+async def test_bodies_that_do_not_end_are_bounded_in_all(
+    http_server: Served, overload: Overload, expect_log: ExpectLog
+) -> None:
+    overload.waiting.most = 250_000
+    head = b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 150000\r\n\r\n"
+    async with Wire(http_server) as first, Wire(http_server) as second:
+        await first.send(head + b" " * 140_000)
+        while overload.waiting.bytes < 140_000:
+            await asyncio.sleep(0)
+        with expect_log("or send slowly"):
+            await second.send(head + b" " * 140_000)
+            await first.cut_off()
+        await second.send(b" " * 10_000)
+        assert (await second.answer()).status == 400
+        while overload.waiting.bytes:
+            await asyncio.sleep(0)
