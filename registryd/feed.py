@@ -16,12 +16,14 @@ from contextlib import contextmanager
 
 from registryd.core.errors import LimitReached
 from registryd.core.limits import flag_of
-from registryd.core.model import Change
+from registryd.core.model import Change, bulk
 
 Subscriber = Callable[[Change], None]
 
 #: Changes that are kept for watchers who are behind, or come back.
 KEPT_CHANGES = 65_536
+#: Bytes that their metadata and tags may take: fewer are kept where they take more.
+KEPT_BULK = 64 * 1024 * 1024
 #: Those who are woken before others get their turn: each of them asks, and is answered.
 SLICE = 50
 #: Services whose index is kept after they are gone.
@@ -66,6 +68,8 @@ class Feed:
         #: The latest changes. Everything after _kept_since is in there.
         self._changes: deque[Change] = deque()
         self._kept_changes = kept_changes
+        #: Bytes of their instances beyond what each takes.
+        self._bulk = 0
         self._kept_since = index
         #: The same by service. No entry is empty.
         self._changes_of: dict[str, deque[Change]] = {}
@@ -222,7 +226,8 @@ class Feed:
         if of_service is None:
             of_service = self._changes_of[service_name] = deque()
         of_service.append(change)
-        if len(self._changes) > self._kept_changes:
+        self._bulk += bulk(change.instance)
+        while len(self._changes) > self._kept_changes or self._bulk > KEPT_BULK:
             self._drop_oldest()
         self._by_service[service_name] = change.index
         self._by_service.move_to_end(service_name)
@@ -231,6 +236,7 @@ class Feed:
 
     def _drop_oldest(self) -> None:
         oldest = self._changes.popleft()
+        self._bulk -= bulk(oldest.instance)
         self._kept_since = oldest.index
         of_service = self._changes_of[oldest.instance.service_name]
         of_service.popleft()

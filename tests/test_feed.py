@@ -4,12 +4,12 @@ import msgspec
 import pytest
 from support import NOW, WALL, a_registration, new_state
 
-from registryd.core.model import Change
+from registryd.core.model import Change, bulk
 from registryd.feed import Feed
 
 
-def a_change(service_name: str, index: int) -> Change:
-    (change,) = new_state().decide(a_registration(service_name), NOW, WALL)
+def a_change(service_name: str, index: int, metadata: dict[str, str] | None = None) -> Change:
+    (change,) = new_state().decide(a_registration(service_name, metadata=metadata), NOW, WALL)
     return msgspec.structs.replace(change, index=index)
 
 
@@ -18,6 +18,18 @@ def test_an_index_that_goes_back_is_a_bug() -> None:
 
     with pytest.raises(AssertionError, match="never goes back"):
         feed.publish([a_change("users", 10)])
+
+
+def test_fewer_changes_are_kept_where_they_take_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = Feed(10)
+    much = {"k": "v" * 10_000}
+    monkeypatch.setattr("registryd.feed.KEPT_BULK", 10 * bulk(a_change("users", 0, metadata=much).instance))
+    for index in range(11, 111):
+        feed.publish([a_change("users", index, metadata=much)])
+
+    assert len(feed._changes) == len(feed._changes_of["users"]) == 10
+    assert feed.knows_since(["users"], 100)
+    assert not feed.knows_since(["users"], 99)
 
 
 def test_services_that_are_forgotten_have_an_index_that_is_not_too_low() -> None:

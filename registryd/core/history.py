@@ -2,11 +2,13 @@
 
 from collections import OrderedDict
 
-from registryd.core.model import Change
+from registryd.core.model import Change, bulk
 
 #: Events remembered of each instance, and of all together.
 EVENTS_EACH = 20
 EVENTS_IN_ALL = 100_000
+#: Bytes that their metadata and tags may take.
+MOST_BULK = 64 * 1024 * 1024
 
 
 class History:
@@ -17,6 +19,8 @@ class History:
         self._in_all = events_in_all
         #: How many are remembered.
         self._count = 0
+        #: Bytes of their instances beyond what each takes.
+        self._bulk = 0
         #: The longest unchanged first. In tuples, which the garbage collector soon need not look at any more; most have
         #: one change.
         self._by_id: OrderedDict[str, tuple[Change, ...]] = OrderedDict()
@@ -25,15 +29,19 @@ class History:
         """Remembers a change."""
         instance_id = change.instance.instance_id
         before = self._by_id.pop(instance_id, None)
+        self._bulk += bulk(change.instance)
         if before is None:
             self._by_id[instance_id] = (change,)
             self._count += 1
         else:
             events = self._by_id[instance_id] = (*before[1 - EVENTS_EACH :], change)
             self._count += len(events) - len(before)
-        while self._count > self._in_all:
+            if len(before) == EVENTS_EACH:
+                self._bulk -= bulk(before[0].instance)
+        while self._count > self._in_all or self._bulk > MOST_BULK:
             _, forgotten = self._by_id.popitem(last=False)
             self._count -= len(forgotten)
+            self._bulk -= sum(bulk(change.instance) for change in forgotten)
 
     def of(self, instance_id: str) -> list[Change]:
         """What is remembered of an instance, the oldest first."""

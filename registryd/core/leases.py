@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from registryd.core.model import Instance, Override, Status
+from registryd.core.model import Instance, Override, Status, bulk
 
 #: Bounds that are put right in one go.
 MOST_PUT_RIGHT = 200
@@ -100,6 +100,8 @@ class Leases:
         self._bounds: list[tuple[float, float]] = []
         #: How many are restored and have had no heartbeat since.
         self.restored = 0
+        #: Bytes of their instances beyond what each takes.
+        self.bulk = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -123,6 +125,7 @@ class Leases:
         lease = Lease(instance=instance, last_heartbeat=wall, expires_at=ends, listing=listing, queue=queue)
         _append(queue, lease)
         self._by_id[instance.instance_id] = lease
+        self.bulk += bulk(instance)
         self._tidy()
         return lease
 
@@ -143,11 +146,17 @@ class Leases:
         _remove(lease)
         _append(queue, lease)
 
+    def change(self, lease: Lease, instance: Instance) -> None:
+        """Has a lease be about an instance as it is now. Its length stays."""
+        self.bulk += bulk(instance) - bulk(lease.instance)
+        lease.instance = instance
+
     def drop(self, instance_id: str) -> Lease | None:
         """Ends a lease at once; gives it back, or None where there was none."""
         lease = self._by_id.pop(instance_id, None)
         if lease is not None:
             self.restored -= lease.is_restored
+            self.bulk -= bulk(lease.instance)
             _remove(lease)
             lease.before = lease.after = None  # type: ignore[assignment] # or the two would keep each other alive
             queue = lease.queue
@@ -211,6 +220,7 @@ class Leases:
         queued = {lease.instance.instance_id: lease for queue in self._queues.values() for lease in queue}
         assert queued == self._by_id, "each lease is queued under its id"
         assert self.restored == sum(lease.is_restored for lease in self), "restored leases are counted"
+        assert self.bulk == sum(bulk(lease.instance) for lease in self), "bulk is counted"
         bounds: dict[float, float] = {}
         for bound, ttl in self._bounds:
             bounds[ttl] = min(bound, bounds.get(ttl, math.inf))

@@ -23,6 +23,9 @@ class Limits:
     base_url_length: int = _limit(2048, "characters in a base_url")
     ttl_seconds: int = _limit(86400, "seconds in a ttl")
     metadata_pairs: int = _limit(64, "pairs in metadata")
+    metadata_bytes: int = _limit(
+        1024 * 1024 * 1024, "bytes of memory for the metadata, tags and long URLs of all instances"
+    )
     metadata_key_length: int = _limit(128, "characters in a key of metadata")
     metadata_value_length: int = _limit(1024, "characters in a value of metadata")
     tags: int = _limit(64, "tags of an instance")

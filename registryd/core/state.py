@@ -31,6 +31,7 @@ from registryd.core.model import (
     Resume,
     SetOverride,
     Update,
+    bulk,
     effective_status,
 )
 from registryd.core.past import Gone, Past
@@ -207,6 +208,7 @@ class State:
             owner=origin.caller.name,
             generation=generation + 1,
         )
+        self._check_bulk(instance, taken_over)
         reason = "new" if taken_over is None else f"takes over generation {generation}"
         registered = Change(
             kind="registered", instance=instance, last_heartbeat=wall, reason=reason, at=wall,
@@ -242,11 +244,23 @@ class State:
                 f"({flag_of('instances_per_service')}); deregister some, or raise the limit",
             )
 
+    def _check_bulk(self, instance: Instance, before: Lease | None) -> None:
+        """Raises LimitReached where an instance, in place of what it was before, would take too much memory."""
+        most, more = self.limits.metadata_bytes, bulk(instance)
+        if before is not None:
+            more -= bulk(before.instance)
+        if more > 0 and self._leases.bulk + more > most:
+            raise LimitReached(
+                f"the registry is full: the metadata and tags of all instances take {most} bytes "
+                f"({flag_of('metadata_bytes')}); send less of them, deregister some, or raise the limit"
+            )
+
     def _decide_update(self, command: Update, wall: int, origin: Origin) -> tuple[Change, ...]:
         lease = self.lease_to_change(command.instance_id, command.generation, origin.caller)
         instance = _with_report(lease.instance, command.report)
         if instance == lease.instance:
             return ()
+        self._check_bulk(instance, lease)
         reason = f"reports {instance.status} after {lease.instance.status}"
         if instance.status == lease.instance.status:
             reason = "reports weight or metadata"
@@ -341,7 +355,7 @@ class State:
         return 0 if gone is None else gone.given_at
 
     def _update(self, lease: Lease, change: Change) -> None:
-        lease.instance = change.instance
+        self._leases.change(lease, change.instance)
         self._lay(lease, change.override)
         self._services.set_status(lease, change.status)
 

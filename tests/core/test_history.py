@@ -1,14 +1,17 @@
 """The history: the last events of each instance, bounded for each and in all."""
 
 import msgspec
+import pytest
 from support import NOW, WALL, a_registration, new_state
 
 from registryd.core.history import EVENTS_EACH, History
-from registryd.core.model import Change
+from registryd.core.model import Change, bulk
 
 
-def a_change(instance_id: str, index: int, service_name: str = "users") -> Change:
-    (change,) = new_state().decide(a_registration(service_name, instance_id), NOW, WALL)
+def a_change(
+    instance_id: str, index: int, service_name: str = "users", metadata: dict[str, str] | None = None
+) -> Change:
+    (change,) = new_state().decide(a_registration(service_name, instance_id, metadata=metadata), NOW, WALL)
     return msgspec.structs.replace(change, index=index)
 
 
@@ -43,6 +46,22 @@ def test_one_busy_instance_does_not_push_the_others_out() -> None:
 
     assert indexes(history, "quiet") == [0]
     assert indexes(history, "busy") == list(range(980, 1000))
+
+
+def test_less_is_kept_where_it_takes_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History()
+    much = {"k": "v" * 10_000}
+    monkeypatch.setattr("registryd.core.history.MOST_BULK", 10 * bulk(a_change("a", 0, metadata=much).instance))
+    for index in range(100):
+        history.note(a_change(f"i{index % 7}", index, metadata=much))
+    kept = [index for n in range(7) for index in indexes(history, f"i{n}")]
+
+    assert 5 < len(kept) <= 10
+    assert max(kept) == 99
+    for index in range(100, 200):
+        history.note(a_change("busy", index))
+    assert len(indexes(history, "busy")) == EVENTS_EACH
+    assert history._bulk == sum(bulk(c.instance) for changes in history._by_id.values() for c in changes)
 
 
 def test_instances_are_found_by_the_service_of_their_last_event() -> None:

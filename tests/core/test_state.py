@@ -1,5 +1,8 @@
 """The state: what each command changes, what is refused, and what commit leaves out."""
 
+from typing import Any
+
+import msgspec
 import pytest
 from support import NOW, WALL, a_registration, new_state
 
@@ -241,6 +244,27 @@ def test_a_full_service_refuses_new_instances_and_takes_known_ones() -> None:
         with pytest.raises(LimitReached, match=r"'users' is full.*--max-instances-per-service"):
             state.decide(command, NOW, WALL)
     do(state, a_registration())
+    state.check()
+
+
+def test_a_registry_that_is_full_of_metadata_takes_no_more_of_it() -> None:
+    state = new_state(Limits(metadata_bytes=1000))
+    much: dict[str, Any] = {"metadata": {"k": "v" * 500}, "tags": ("t" * 50,)}
+    do(state, a_registration(**much))
+    do(state, a_registration(instance_id="none"))
+
+    why = r"take 1000 bytes \(--max-metadata-bytes\); send less"
+    with pytest.raises(LimitReached, match=why):
+        state.decide(a_registration(instance_id="i2", **much), NOW, WALL)
+    with pytest.raises(LimitReached, match=why):
+        state.decide(Update("none", Report(metadata=much["metadata"])), NOW, WALL)
+    with pytest.raises(LimitReached, match=why):
+        state.decide(msgspec.structs.replace(a_registration(), base_url="http://" + "h" * 2000), NOW, WALL)
+    do(state, a_registration(**much))  # in place of itself
+    do(state, Update("i1", Report(metadata={})))
+    do(state, a_registration(instance_id="i2", **much))
+    do(state, Deregister("i2"))
+    do(state, a_registration(instance_id="i3", **much))
     state.check()
 
 
