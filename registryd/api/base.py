@@ -33,6 +33,9 @@ SERVER = f"registryd/{__version__}"
 #: Seconds that a client may leave an answer unread before it is cut off.
 UNREAD_TIMEOUT = 30.0
 
+#: No browser is to take for a page what is none, whatever is in it.
+NOT_A_PAGE = ("X-Content-Type-Options", "nosniff")
+
 _VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -59,7 +62,7 @@ class ReaderGone(Exception):
 def problem_headers(problem: problems.Problem, body: bytes) -> dict[str, str]:
     """The headers of a problem's answer, in the order in which a handler sends them."""
     own = {"Server": SERVER, "Content-Type": problems.CONTENT_TYPE, "Date": format_timestamp(time.time())}
-    return {**own, **problem.headers, "Content-Length": str(len(body))}
+    return {**own, NOT_A_PAGE[0]: NOT_A_PAGE[1], **problem.headers, "Content-Length": str(len(body))}
 
 
 def whole_problem(problem: problems.Problem, **more: str) -> bytes:
@@ -111,6 +114,7 @@ class Handler(RequestHandler):
     def set_default_headers(self) -> None:
         # Tornado calls this for an error too, after it has thrown away all other headers.
         self.set_header("Server", SERVER)
+        self.set_header(*NOT_A_PAGE)
         if self._index is not None:
             self.set_header("Registry-Index", str(self._index))
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tornado.httputil import format_timestamp
 
 from registryd.api import render
-from registryd.api.base import REFUSALS, SERVER, log_fault, note_refusal, whole_problem
+from registryd.api.base import NOT_A_PAGE, REFUSALS, SERVER, log_fault, note_refusal, whole_problem
 from registryd.api.context import Context
 from registryd.api.problems import problem_of
 from registryd.core.errors import RegistrydError, Unauthorized
@@ -164,7 +164,7 @@ class HotCalls:
             self._second = second
             self._first = (
                 f"HTTP/1.1 200 OK\r\nServer: {SERVER}\r\nContent-Type: application/json\r\n"
-                f"Date: {format_timestamp(second)}"
+                f"Date: {format_timestamp(second)}\r\n{': '.join(NOT_A_PAGE)}"
             ).encode()
         return self._first
 

@@ -99,3 +99,18 @@ async def test_no_page_of_another_site_may_read_what_it_gets(api: Api) -> None:
         answer = await api(method, "/services", **headers)
         assert answer.status in (200, 204)
         assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+async def test_no_answer_can_be_taken_for_a_page(api: Api) -> None:
+    await api.register(metadata={"page": "<html><script>alert(1)</script>"})
+    for path in (
+        "/services/users",
+        "/services/users?limit=1",
+        "/status",
+        "/livez",
+        "/nowhere",
+        "/services?x=%3Chtml%3E",
+    ):
+        answer = await api.get(path)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+        assert "html" not in answer.headers["Content-Type"], path
