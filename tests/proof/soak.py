@@ -1,11 +1,11 @@
-"""Mixed load and fuzzed connections for as long as you like: `python tests/bench/soak.py --seconds 600`
+"""Mixed load and fuzzed connections for as long as you like: `python tests/proof/soak.py --seconds 3600 --svg soak.svg`
 
 Clients look up, send heartbeats, register (for leases of a second or two, so that many end), watch and wait, come and
-go; others send random bytes and mutated requests, hang up half way, or do not read. Ten times it says how much memory
-the daemon has and how many files it holds open. In the end everyone leaves: then as many files must be open as in the
-beginning, and nothing in the log be above INFO. Ends with status 1 where that is not so, or where the memory still
-grows: in the last three tenths of the time it may be a twentieth above that in the three before. (It grows at first,
-until the history of what has changed is full.)
+go; others send random bytes and mutated requests, hang up half way, or do not read. The daemon keeps its state on the
+disk. Ten times it says how much memory it has and how many files it holds open; the plot has 120 points of each. In
+the end everyone leaves: then as many files must be open as in the beginning, and nothing in the log be above INFO. Ends
+with status 1 where that is not so, or where the memory still grows: in the last three tenths of the time it may be a
+twentieth above that in the three before. (It grows at first, until the history of what has changed is full.)
 """
 
 import argparse
@@ -16,13 +16,21 @@ import re
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
+
+# Run as a program, it does not find what the tests share by itself.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from proof.curves import Curve, draw
 
 SERVICES = 50
 IDS = 2_000
+#: Looks at the daemon.
+SAMPLES = 120
 SEEDS = [
     b"GET /services/s1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"POST /heartbeat/i1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
@@ -44,8 +52,9 @@ class Daemon:
         log = folder / "log"
         with log.open("w") as stream:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "registryd", "--port", "0", "--http", http, "--allow-hosts", "*", stderr=stream
-            )
+                sys.executable, "-m", "registryd", "--port", "0", "--http", http, "--allow-hosts", "*",
+                "--state-dir", str(folder), stderr=stream,
+            )  # fmt: skip
         while not (match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", log.read_text())):
             assert process.returncode is None, log.read_text()
             await asyncio.sleep(0.02)
@@ -87,9 +96,10 @@ class Load:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    def _request(self) -> bytes:
+    def _request(self, *, is_writer: bool) -> bytes:
+        """Those who write wait for the disk, so there are some who only read and send heartbeats."""
         dice = self._dice
-        chance, instance = dice.random(), dice.randrange(IDS)
+        chance, instance = dice.random() * (1.0 if is_writer else 0.9), dice.randrange(IDS)
         if chance < 0.8:
             return b"GET /services/s%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % dice.randrange(SERVICES)
         if chance < 0.9:
@@ -109,12 +119,20 @@ class Load:
             ]
         )
 
-    async def regular(self) -> None:
+    async def reader(self) -> None:
+        """Looks up and sends heartbeats."""
+        await self._ask(is_writer=False)
+
+    async def writer(self) -> None:
+        """Registers and deregisters, too, and asks whatever there is to ask."""
+        await self._ask(is_writer=True)
+
+    async def _ask(self, *, is_writer: bool) -> None:
         """Asks this and that on one connection, sometimes several things at once."""
         async with self._connection() as (reader, writer):
             for _ in range(self._dice.randrange(1, 300)):
                 count = self._dice.choice([1, 1, 1, 5])
-                writer.write(b"".join(self._request() for _ in range(count)))
+                writer.write(b"".join(self._request(is_writer=is_writer) for _ in range(count)))
                 for _ in range(count):
                     head = await reader.readuntil(b"\r\n\r\n")
                     match = re.search(rb"Content-Length: (\d+)", head)
@@ -166,7 +184,42 @@ class Load:
                 await what()
 
 
-async def soak(seconds: float, http: str, seed: int) -> bool:
+class Sample(NamedTuple):
+    """How the daemon was at a moment: seconds since the start, memory in MB, files that it holds open, and how many
+    requests a second had been answered since the moment before."""
+
+    seconds: float
+    memory: float
+    files: int
+    rate: float
+
+
+async def observe(daemon: Daemon, load: Load, seconds: float) -> list[Sample]:
+    """Looks at it again and again, and says ten times how it is."""
+    samples: list[Sample] = []
+    begun, answered = time.monotonic(), 0
+    for n in range(1, SAMPLES + 1):
+        await asyncio.sleep(max(0.0, begun + n * seconds / SAMPLES - time.monotonic()))
+        answers = load.done["answers"]
+        sample = Sample(n * seconds / SAMPLES, daemon.rss(), daemon.files(), (answers - answered) / (seconds / SAMPLES))
+        answered = answers
+        samples.append(sample)
+        if n % (SAMPLES // 10) == 0:
+            print(f"{sample.seconds:>8.0f} {sample.memory:>7.1f} {sample.files:>6} {sample.rate:>8,.0f}", flush=True)
+    return samples
+
+
+def picture(samples: list[Sample], note: str) -> str:
+    """The plot."""
+    curves = [
+        Curve("memory, MB", [sample.memory for sample in samples], "#1f5fbf"),
+        Curve("open files", [sample.files for sample in samples], "#2e8b57"),
+        Curve("answers a second", [sample.rate for sample in samples], "#d9601a"),
+    ]
+    return draw("registryd under mixed load", note, [sample.seconds for sample in samples], curves)
+
+
+async def soak(seconds: float, http: str, seed: int, svg: Path | None) -> bool:
     """Whether all was well in the end."""
     with tempfile.TemporaryDirectory() as folder:
         daemon = await Daemon.start(Path(folder), http)
@@ -176,14 +229,11 @@ async def soak(seconds: float, http: str, seed: int) -> bool:
             await load.fuzzer()  # the loop opens a file of its own at the first connection
             while daemon.files() > first + 1:
                 await asyncio.sleep(0.05)
-            files, memory = daemon.files(), []
-            who = [load.regular] * 8 + [load.watcher] * 3 + [load.fuzzer] * 3
+            files = daemon.files()
+            who = [load.reader] * 6 + [load.writer] * 4 + [load.watcher] * 3 + [load.fuzzer] * 3
             tasks = [asyncio.ensure_future(load.again_and_again(one)) for one in who]
-            print(f"{'seconds':>8} {'MB':>7} {'files':>6}  seed={seed} http={http}")
-            for n in range(10):
-                await asyncio.sleep(seconds / 10)
-                memory.append(daemon.rss())
-                print(f"{(n + 1) * seconds / 10:>8.0f} {memory[-1]:>7.1f} {daemon.files():>6}", flush=True)
+            print(f"{'seconds':>8} {'MB':>7} {'files':>6} {'answers/s':>8}  seed={seed} http={http}")
+            samples = await observe(daemon, load, seconds)
             load.is_over = True
             for task in tasks:
                 task.cancel()
@@ -197,8 +247,13 @@ async def soak(seconds: float, http: str, seed: int) -> bool:
         finally:
             daemon.process.terminate()
             status = await daemon.process.wait()
-    growth = statistics.median(memory[7:]) / statistics.median(memory[4:7])
-    print(", ".join(f"{count:,} {what}" for what, count in load.done.items()))
+    memory = [sample.memory for sample in samples]
+    tenth = SAMPLES // 10
+    growth = statistics.median(memory[7 * tenth :]) / statistics.median(memory[4 * tenth : 7 * tenth])
+    done = ", ".join(f"{count:,} {what}" for what, count in load.done.items())
+    print(done)
+    if svg is not None:
+        svg.write_text(picture(samples, done))
     print(
         f"memory of the last part x {growth:.3f}; files left open {left}; lines above INFO {len(loud)}; exit {status}"
     )
@@ -211,9 +266,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--http", choices=["auto", "front", "tornado"], default="auto")
+    parser.add_argument("--svg", type=Path, help="file for the plot")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     asked = parser.parse_args()
-    sys.exit(not asyncio.run(soak(asked.seconds, asked.http, asked.seed)))
+    sys.exit(not asyncio.run(soak(asked.seconds, asked.http, asked.seed, asked.svg)))
 
 
 if __name__ == "__main__":
