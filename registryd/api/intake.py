@@ -230,6 +230,9 @@ class _Message(HTTPMessageDelegate):
             return problems.HeadersTooLarge("header block", "header_bytes", limits.header_bytes)
         if _announced(headers) > limits.body_bytes:
             return self._body_too_large()
+        coding = headers.get("Content-Encoding", "identity")
+        if coding.strip().lower() not in ("", "identity") and start_line.method not in ("GET", "HEAD"):
+            return problems.UnsupportedEncoding(coding)
         return self._too_often(start_line)
 
     def _too_often(self, start_line: RequestStartLine) -> Exception | None:

@@ -126,10 +126,10 @@ def _responses(verb: str, declared: Declared) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": {"description": "done", "content": _content(verb, declared)}}
     if verb in ("get", "head"):
         responses["304"] = {"description": "unchanged since If-None-Match"}
-    too_large = (413,) if verb in ("post", "delete") else ()
+    of_bodies = (413, 415) if verb in ("post", "delete") else ()
     not_for_all = (401, 403, 421) if declared.needs else ()
     problem = {"schema": {"$ref": _REF.format(name=ProblemShape.__name__)}}
-    for status in sorted({*_ALWAYS, *too_large, *not_for_all, *declared.refusals}):
+    for status in sorted({*_ALWAYS, *of_bodies, *not_for_all, *declared.refusals}):
         content = {} if verb == "head" else {"content": {CONTENT_TYPE: problem}}
         responses[str(status)] = {"description": PHRASES[status], **content}
     return responses

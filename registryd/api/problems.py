@@ -11,6 +11,7 @@ from registryd.api import render
 from registryd.api.hosts import ForeignOrigin, UnknownHost
 from registryd.api.shapes import ProblemShape
 from registryd.core.errors import (
+    ECHO,
     Forbidden,
     InvalidInput,
     LimitReached,
@@ -64,6 +65,15 @@ class TooManyRequests(RegistrydError):
         )
 
 
+class UnsupportedEncoding(RegistrydError):
+    """The body is compressed. As none is ever decompressed, a small one cannot become a large one here."""
+
+    code = "unsupported_encoding"
+
+    def __init__(self, coding: str) -> None:
+        super().__init__(f"the body is in the encoding {coding[:ECHO]!r}, and none is read here; send it as it is")
+
+
 class UnknownPath(RegistrydError):
     """There is nothing at this path."""
 
@@ -101,6 +111,7 @@ STATUSES: dict[type[BaseException], int] = {
     StaleGeneration: 409,
     BodyTooLarge: 413,
     UrlTooLong: 414,
+    UnsupportedEncoding: 415,
     UnknownHost: 421,
     LimitReached: 429,
     TooManyRequests: 429,
@@ -135,6 +146,8 @@ class Problem(NamedTuple):
         """What its answer says beside what every answer says."""
         if self.challenge is not None:
             return {"WWW-Authenticate": self.challenge}
+        if self.status == 415:  # RFC 9110, 15.5.16: which codings would have been taken
+            return {"Accept-Encoding": "identity"}
         return {"Retry-After": "1"} if self.status in (429, 503) else {}
 
     def render(self) -> bytes:

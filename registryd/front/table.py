@@ -25,4 +25,6 @@ Answer = Callable[[bytes, bytes, Peer, Told], "bytes | Future[bytes] | None"]
 HotTable = Sequence[tuple[bytes, Answer]]
 
 #: Headers with which a request is for its handler.
-COLD_HEADERS = frozenset({b"if-none-match", b"expect", b"transfer-encoding", b"upgrade", b"origin"})
+COLD_HEADERS = frozenset(
+    {b"if-none-match", b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"origin"}
+)

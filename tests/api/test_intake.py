@@ -1,6 +1,7 @@
 """Input is limited while it arrives; what is refused gets its answer, and the connection stays in order."""
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -101,6 +102,40 @@ async def test_who_asks_before_sending_what_is_allowed_is_told_to_go_on(http_ser
         assert (await wire.answer()).status == 100
         await wire.send(body)
         assert (await wire.answer()).status == 200
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"GZIP, identity", b"br", b"deflate", b"zstd", b"x" * 100])
+async def test_a_compressed_body_is_refused_and_not_decompressed(
+    http_server: Served, store: RecordingStore, coding: bytes
+) -> None:
+    body = gzip.compress(b'{"service_name":"users","base_url":"http://h"}')
+    async with Wire(http_server) as wire:
+        await wire.send(a_post(body, b"Content-Encoding: " + coding))
+        answer = await wire.answer()
+
+        assert (answer.status, json.loads(answer.body)["code"]) == (415, "unsupported_encoding")
+        assert answer.headers["Accept-Encoding"] == "identity"
+        assert await is_in_order(wire)
+    assert store.changes == []
+
+
+async def test_a_body_that_is_said_to_be_as_it_is_is_taken(http_server: Served) -> None:
+    async with Wire(http_server) as wire:
+        for coding in (b"identity", b"Identity", b""):
+            await wire.send(a_post(b'{"service_name":"users","base_url":"http://h"}', b"Content-Encoding: " + coding))
+            assert (await wire.answer()).status == 200
+
+
+async def test_answers_are_never_compressed(http_server: Served, registry: Registry) -> None:
+    await registry.register(a_registration(metadata={str(n): "x" * 1000 for n in range(60)}))
+    asked = b"GET %b HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip, br;q=1.0, *\r\n\r\n"
+    async with Wire(http_server) as wire:
+        for path in (b"/services/users", b"/services/users?limit=1", b"/openapi.json"):
+            await wire.send(asked % path)
+            answer = await wire.answer()
+            assert answer.status == 200
+            assert "Content-Encoding" not in answer.headers
+            assert answer.body.startswith(b"{")
 
 
 @pytest.mark.parametrize(
