@@ -31,7 +31,7 @@ from registryd.api.context import Context
 from registryd.core.limits import Limits
 
 _HEARTBEAT = re.compile(r"/heartbeat(s|/(?P<id>[^/?]+))/?(\?|$)")
-_ABSOLUTE = re.compile(r"^https?://[^/?]*", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 #: Seconds that a connection may wait between two requests, or take for a header block; and for a body.
 IDLE_TIMEOUT = 75.0
 BODY_TIMEOUT = 30.0
@@ -175,9 +175,14 @@ class _Message(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        if not start_line.path.startswith("/"):
-            # RFC 9112, 3.2.2: a server takes the absolute form, too, as a proxy gets it.
-            start_line = start_line._replace(path=_ABSOLUTE.sub("", start_line.path) or "/")
+        absolute = _ABSOLUTE.match(start_line.path)
+        if absolute is not None:
+            # RFC 9112, 3.2.2: a server takes the absolute form, too, as a proxy gets it. The host in it is the one that
+            # counts then, for what Host may be asked for as well; that there is one Host is checked all the same.
+            path = start_line.path[absolute.end() :]
+            start_line = start_line._replace(path=path if path.startswith("/") else "/" + path)
+            if len(headers.get_list("Host")) == 1:
+                headers["Host"] = absolute[1]
         self._limits = self._context.reader.limits  # Tornado has us wait for a request on every connection that is idle
         self._under_way.begin(self._request, self._connection)
         self._is_head = start_line.method == "HEAD"

@@ -1,11 +1,12 @@
 """Input is limited while it arrives; what is refused gets its answer, and the connection stays in order."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 
 import pytest
-from conftest import Api
+from conftest import Api, ExpectLog
 from raw import Served, Wire
 from support import RecordingStore, a_registration, up
 
@@ -319,6 +320,29 @@ async def test_the_absolute_form_is_taken_too(http_server: Served) -> None:
         assert (await wire.answer()).body == b"ok\n"
         await wire.send(b"GET HTTP://h HTTP/1.1\r\nHost: h\r\n\r\n")
         assert (await wire.answer()).status == 404
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://h/services", b"Host: elsewhere.example", 200),
+        (b"http://h?index=0", b"Host: elsewhere.example", 404),
+        (b"http://elsewhere.example/services", b"Host: h", 421),
+        (b"http:///services", b"Host: h", 421),
+        (b"http://who@h/services", b"Host: h", 400),
+        (b"http://h/services", b"Host: h\r\nHost: h", 400),
+        (b"http://h/services", b"X: no host", 400),
+    ],
+)
+async def test_the_host_in_the_absolute_form_counts_more_than_the_other(
+    http_server: Served, target: bytes, host: bytes, status: int, expect_log: ExpectLog
+) -> None:
+    noted = expect_log("does not know that it is called") if status == 421 else contextlib.nullcontext()
+    async with Wire(http_server) as wire:
+        with noted:
+            await wire.send(b"GET %b HTTP/1.1\r\n%b\r\n\r\n" % (target, host))
+            assert (await wire.answer()).status == status
+        assert await is_in_order(wire)
 
 
 async def test_pipelined_requests_are_answered_in_order(http_server: Served, registry: Registry) -> None:
