@@ -74,8 +74,12 @@ class Reader:
         values: dict[str, Any] = {}
         unknown = []
         for latin, raw in arguments.items():
-            name = latin.encode("latin-1").decode("utf-8", "backslashreplace")  # Tornado's names are not decoded
-            given = [text.decode("utf-8", "backslashreplace") for text in raw]
+            bare = latin.encode("latin-1")  # Tornado's names are not decoded
+            name = bare.decode("utf-8", "backslashreplace")
+            if not all(map(_is_utf8, [bare, *raw])):
+                detail = f"{name[:ECHO]} is not in UTF-8; send UTF-8, percent-encoded"
+                raise InvalidInput(name[:ECHO], detail, "invalid_parameter")
+            given = [text.decode("utf-8") for text in raw]
             if name.startswith(_META) and "meta" in fields:
                 values.setdefault("meta", {})[name.removeprefix(_META)] = _one(name, given)
             elif name not in fields or name == "meta":
@@ -119,6 +123,14 @@ class Reader:
         rule = next((part.name for part in msgspec.structs.fields(struct) if part.encode_name == field), field)
         what = "is not in the form" if "matching regex" in text else _lowered(complaint["what"])
         return InvalidInput(field, f"{field}: {what}; send {self.rules.words(rule)}")
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _one(name: str, given: Sequence[str]) -> str:

@@ -172,12 +172,21 @@ async def test_a_parameter_that_does_not_exist_is_refused(api: Api, path: str) -
     assert detail.startswith("this call has no parameter 'colour'; it takes ")
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "x", "", "null", "1.5", "%FF", "9" * 400])
+@pytest.mark.parametrize("text", ["0", "-1", "x", "", "null", "1.5", "9" * 5000])
 async def test_a_bad_generation_is_refused(api: Api, text: str) -> None:
     await api.register(instance_id="users-1")
     answer = await api.post(f"/heartbeat/users-1?generation={text}")
 
     assert "send a positive integer" in refused(answer, 400, "invalid_parameter", "generation")
+
+
+@pytest.mark.parametrize("text", ["%FF", "%C0%AF", "%ED%A0%80", "%E2%82", "%F4%90%80%80", "a%80"])
+@pytest.mark.parametrize("name", ["zone", "tag", "meta.a", "colour"])
+async def test_a_parameter_that_is_not_utf8_is_refused_as_a_path_is(api: Api, name: str, text: str) -> None:
+    detail = refused(await api.get(f"/services/users?{name}={text}"), 400, "invalid_parameter", name)
+    assert detail == f"{name} is not in UTF-8; send UTF-8, percent-encoded"
+    assert (await api.get(f"/services/users?meta.{text}=x")).status == 400
+    refused(await api.get(f"/instances/{text}"), 400, "bad_request")
 
 
 async def test_a_parameter_given_twice_is_refused(api: Api) -> None:
