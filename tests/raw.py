@@ -40,10 +40,55 @@ class Served:
         assert len(self.http) == 0, "no connection is left"
 
 
+_STATUS_LINE = b"HTTP/1.1 "
+
+
 class RawAnswer(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+def answers_in(data: bytes) -> tuple[list[RawAnswer], bytes]:
+    """The answers that these bytes are, one after the other, and what there is of one that is not all here. A body that
+    does not come is one that HEAD has asked for. Raises ValueError for what is no answer."""
+    found = []
+    while data:
+        head, end, rest = data.partition(b"\r\n\r\n")
+        if not end and _STATUS_LINE.startswith(data[: len(_STATUS_LINE)]):
+            break
+        line, *lines = head.split(b"\r\n")
+        if not line.startswith(_STATUS_LINE) or not line[9:12].isdigit() or any(b": " not in one for one in lines):
+            raise ValueError(f"this is no answer: {data[:100]!r}")
+        headers = {name.decode(): value.decode("latin-1") for name, _, value in (one.partition(b": ") for one in lines)}
+        status = int(line[9:12])
+        is_empty = status in (100, 204, 304) or rest.startswith(_STATUS_LINE)
+        body, data = (b"", rest) if is_empty else _body(headers, rest)
+        if body is None:
+            break
+        found.append(RawAnswer(status, headers, body))
+    return found, data
+
+
+def _body(headers: dict[str, str], data: bytes) -> tuple[bytes | None, bytes]:
+    """A body and what is behind it; None where it is not all here, as one that HEAD asks for never is."""
+    if "Content-Length" in headers:
+        length = int(headers["Content-Length"])
+        if not data:
+            return b"", b""
+        return (data[:length], data[length:]) if len(data) >= length else (None, data)
+    body = b""
+    while data:
+        size, end, rest = data.partition(b"\r\n")
+        length = int(size, 16) if end else 0
+        if not end or len(rest) < length + 2:
+            break
+        if rest[length : length + 2] != b"\r\n":
+            raise ValueError(f"this is no chunk: {data[:100]!r}")
+        body, data = body + rest[:length], rest[length + 2 :]
+        if not length:
+            return body, data
+    return None, data
 
 
 class Wire:

@@ -63,9 +63,9 @@ async def world(kind: str, limits: Limits = LIMITS, access: Access | None = None
         feed.check()
 
 
-async def conversation(kind: str, parts: Sequence[bytes]) -> bytes:
-    """All that a server says, until it closes, to someone who sends these parts one by one. Without the dates."""
-    async with world(kind) as there, Wire(there.served) as wire:
+async def converse(there: World, parts: Sequence[bytes]) -> bytes:
+    """All that a server says, until it closes, to someone who sends these parts one by one."""
+    async with Wire(there.served) as wire:
         for part in parts:
             try:
                 await wire.send(part)
@@ -73,7 +73,13 @@ async def conversation(kind: str, parts: Sequence[bytes]) -> bytes:
                 break
             for _ in range(3):  # so that it comes by itself
                 await asyncio.sleep(0)
-        return re.sub(rb"Date: [^\r]*\r\n", b"", await wire.rest())
+        return await wire.rest()
+
+
+async def conversation(kind: str, parts: Sequence[bytes]) -> bytes:
+    """The same with a server of its own. Without the dates."""
+    async with world(kind) as there:
+        return re.sub(rb"Date: [^\r]*\r\n", b"", await converse(there, parts))
 
 
 class MemoryTransport(asyncio.Transport):

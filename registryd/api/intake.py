@@ -188,7 +188,7 @@ class _Message(HTTPMessageDelegate):
         self._is_head = start_line.method == "HEAD"
         refusal = self._refusal(start_line, headers)
         if refusal is not None:
-            self._refuse(refusal, headers)
+            self._refuse(refusal, headers, closes=_has_odd_chunks(start_line, headers))
             return None
         # The body is JSON whatever it says it is (curl says it is a form), so Tornado must not parse it as a form.
         headers["Content-Type"] = "application/json"
@@ -229,6 +229,8 @@ class _Message(HTTPMessageDelegate):
 
     def _refusal(self, start_line: RequestStartLine, headers: HTTPHeaders) -> Exception | None:
         limits = self._limits
+        if _has_odd_chunks(start_line, headers):
+            return HTTPInputError("there are no chunks in HTTP/1.0")
         if len(start_line.path) > limits.url_bytes:
             return problems.UrlTooLong("URL", "url_bytes", limits.url_bytes)
         if sum(len(name) + len(value) + 4 for name, value in headers.get_all()) > limits.header_bytes:
@@ -258,7 +260,7 @@ class _Message(HTTPMessageDelegate):
     def _body_too_large(self) -> Exception:
         return problems.BodyTooLarge("body", "body_bytes", self._limits.body_bytes)
 
-    def _refuse(self, error: Exception, request_headers: HTTPHeaders) -> None:
+    def _refuse(self, error: Exception, request_headers: HTTPHeaders, *, closes: bool = False) -> None:
         self._inner = None
         problem = problems.problem_of(error)
         body = problem.render()
@@ -266,11 +268,12 @@ class _Message(HTTPMessageDelegate):
         # A client that asks before it sends its body has none on the way: the connection can be closed cleanly now,
         # and must be, as Tornado would go on to ask for the body. One that sends too much to be read is told so.
         asks_first = request_headers.get("Expect", "").lower() == "100-continue"
-        if asks_first or _announced(request_headers) > PATIENCE * self._limits.body_bytes:
+        closes = closes or asks_first
+        if closes or _announced(request_headers) > PATIENCE * self._limits.body_bytes:
             headers["Connection"] = "close"
         line = ResponseStartLine("HTTP/1.1", problem.status, problem.title)
         self._sent = self._request.write_headers(line, headers, b"" if self._is_head else body)
-        if asks_first:
+        if closes:
             self._end()
 
     def _end(self) -> None:
@@ -279,6 +282,11 @@ class _Message(HTTPMessageDelegate):
             self._answered = True
             self._sent.add_done_callback(lambda _: self._under_way.end(self._request))
             self._request.finish()
+
+
+def _has_odd_chunks(start_line: RequestStartLine, headers: HTTPHeaders) -> bool:
+    """Whether a proxy that knows HTTP/1.0 only has seen another body than we do: RFC 9112, 6.1."""
+    return start_line.version == "HTTP/1.0" and "Transfer-Encoding" in headers
 
 
 def _announced(headers: HTTPHeaders) -> int:

@@ -202,36 +202,6 @@ async def test_a_request_without_a_good_host_is_refused_in_order(http_server: Se
 
 
 @pytest.mark.parametrize(
-    "nonsense",
-    [
-        b"nonsense\r\n\r\n",
-        b"GET /services HTTP/9.9\r\nHost: h\r\n\r\n",
-        b"\x00\x01\x02\r\n\r\n",
-        b"GET /services HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET /services HTTP/1.1\r\nHost: h\r\nX: a\x00b\r\n\r\n",
-        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n",
-        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
-        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
-        b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    ],
-)
-async def test_what_is_not_http_is_refused_and_leaves_nothing_behind(
-    http_server: Served, under_way: UnderWay, store: RecordingStore, api: Api, nonsense: bytes
-) -> None:
-    async with Wire(http_server) as wire:
-        await wire.send(nonsense)
-        rest = await wire.rest()
-        assert rest == b"" or rest.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
-    await under_way.wait_until_none()
-
-    assert (await api.get("/livez")).status == 200
-    assert store.changes == []
-
-
-@pytest.mark.parametrize(
     "part",
     [
         b"",

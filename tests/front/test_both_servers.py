@@ -133,60 +133,6 @@ def test_what_closes_the_connection_closes_it_on_both(request_bytes: bytes) -> N
     assert front.count(b"HTTP/1.1 ") == 1
 
 
-MALFORMED = [
-    b"nonsense\r\n\r\n",
-    b"GET\r\n\r\n",
-    b"GET / HTTP/9.9\r\nHost: h\r\n\r\n",
-    b"GET / FTP/1.1\r\nHost: h\r\n\r\n",
-    b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"\x00\x01\x02\r\n\r\n",
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    a("GET", "/services/users", b"", "no colon"),
-    a("GET", "/services/users", b"", ": no name"),
-    a("GET", "/services/users", b"", "X : space before the colon"),
-    a("GET", "/services/users", b"", "X: a\x00b"),
-    a("GET", "/services/users", b"", "X: a\x0bb"),
-    a("GET", "/services/users", b"", "X: a\rb"),
-    a("GET", "/services/users", b"", "X: a\r\n folded"),
-    a("POST", "/register", b"", "Content-Length: x"),
-    a("POST", "/register", b"", "Content-Length: -1"),
-    a("POST", "/register", b"", "Content-Length: +1"),
-    a("POST", "/register", b"", "Content-Length: 1_0"),
-    a("POST", "/register", b"", "Content-Length: 0x1"),
-    a("POST", "/register", b"abcd", "Content-Length: 5"),
-    a("POST", "/register", b"", "Content-Length: 99999999999999999999"),
-    a("POST", "/register", b"", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
-    a("GET", "/services", b"", "Content-Length: 3", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: gzip"),
-    a("GET", "/services", b"", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: chunked, chunked") + b"0\r\n\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: chunked, gzip") + b"0\r\n\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: identity"),
-    a("GET", "/services", b"", "Transfer-Encoding: xchunked"),
-    a("GET", "/services", b"", "Transfer-Encoding: chunked") + b"zz\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: chunked") + b"-1\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: chunked") + b"0x3\r\nabc\r\n0\r\n\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: chunked") + b"3 \r\nabc\r\n0\r\n\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: chunked") + b"3\r\nabcd\r\n0\r\n\r\n",
-    a("GET", "/services", b"", "Transfer-Encoding: chunked") + b"fffffffffffffffff\r\nabc",
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("nonsense", MALFORMED)
-def test_what_is_no_request_is_refused_after_all_before_it_and_nothing_behind_it_is_heard(
-    kind: str, nonsense: bytes
-) -> None:
-    heard = asyncio.run(conversation(kind, [REGISTER + nonsense + a("DELETE", "/deregister/users-1")]))
-
-    first, _, rest = heard.partition(b'"generation":1}\n')
-    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert rest == b"" or rest.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
-    assert rest.count(b"HTTP/1.1 ") <= 1
-    assert b'"deregistered"' not in heard
-
-
 def test_the_front_says_what_is_wrong_with_it() -> None:
     heard = asyncio.run(conversation("front", [b"GET /services HTTP/1.1\r\nHost: h\r\nX : y\r\n\r\n"]))
 
