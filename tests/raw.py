@@ -71,12 +71,14 @@ def answers_in(data: bytes) -> tuple[list[RawAnswer], bytes]:
 
 
 def _body(headers: dict[str, str], data: bytes) -> tuple[bytes | None, bytes]:
-    """A body and what is behind it; None where it is not all here, as one that HEAD asks for never is."""
+    """A body and what is behind it; None where it is not all here."""
     if "Content-Length" in headers:
         length = int(headers["Content-Length"])
         if not data:
             return b"", b""
         return (data[:length], data[length:]) if len(data) >= length else (None, data)
+    if "Transfer-Encoding" not in headers:  # its end is that of the connection
+        return data, b""
     body = b""
     while data:
         size, end, rest = data.partition(b"\r\n")

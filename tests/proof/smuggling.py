@@ -293,5 +293,3 @@ AMBIGUOUS = {
         REFUSED, CLOSED,
     ),
 }  # fmt: skip
-
-COLLECTION = IN_ORDER | AMBIGUOUS
