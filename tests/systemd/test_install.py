@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 from box import Box
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from pins import pins
 from readme import block
 
 pytestmark = [pytest.mark.systemd, pytest.mark.e2e]
@@ -96,6 +99,34 @@ def test_a_version_that_cannot_be_built_disturbs_nobody(box: Box) -> None:
     assert nothing_else_is_left(box)
 
 
+def test_what_is_installed_is_what_is_pinned(box: Box) -> None:
+    listed = map(Requirement, box.run("/opt/registryd/bin/pip", "list", "--format=freeze").stdout.splitlines())
+    installed = {str(canonicalize_name(requirement.name)): requirement.specifier for requirement in listed}
+
+    assert installed.pop("registryd")
+    assert installed.pop("pip")  # the system's own, from python3-venv
+    assert installed == {name: pin.requirement.specifier for name, pin in pins().items()}
+
+
+def test_a_package_that_is_not_the_pinned_one_disturbs_nobody(box: Box) -> None:
+    listing = (
+        "find /opt/registryd /usr/local/lib/systemd /etc/default/registryd -type f -exec sha256sum {} + | sort; "
+        "systemctl show -P MainPID registryd"
+    )
+    box.shell("rm -rf /srv/other; cp -r /srv/registryd/wheels /srv/other; echo >> /srv/other/msgspec-*.whl")
+    before = box.shell(listing)
+    ran = box.run("/srv/registryd/systemd/install", "--wheels", "/srv/other", check=False)
+
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == (
+        f"install: {pins()['msgspec'].requirement} from /srv/other is none whose hash is in systemd/requirements.txt; "
+        "fetch it anew as README.md says; nothing has changed"
+    )
+    assert len(ran.stderr.splitlines()) < 10  # and not all the hashes that would have done
+    assert box.shell(listing) == before
+    assert nothing_else_is_left(box)
+
+
 @pytest.mark.parametrize("first_run", ["ended well", "was cut off, and the rest done by hand"])
 def test_a_version_that_does_not_start_gives_way_to_the_old_one(box: Box, first_run: str) -> None:
     if first_run != "ended well":
@@ -140,7 +171,7 @@ def test_an_upgrade_that_was_cut_off_is_undone_by_the_next_run_even_if_that_fail
     # It was killed when the new version was in place and had not started.
     box.shell(
         "mv /opt/registryd /opt/registryd.old; mkdir -p /opt/registryd/bin /srv/few; "
-        "cp /srv/registryd/wheels/{setuptools,wheel,packaging}-*.whl /srv/few; systemctl kill -s KILL registryd"
+        "cp /srv/registryd/wheels/setuptools-*.whl /srv/few; systemctl kill -s KILL registryd"
     )
     ran = box.run("/srv/registryd/systemd/install", "--wheels", "/srv/few", check=False)
 
@@ -197,7 +228,7 @@ def test_what_is_removed_leaves_settings_and_state_and_what_is_purged_leaves_not
         assert "not installed" in box.shell("/srv/registryd/systemd/install --uninstall")
 
         box.shell("/srv/registryd/systemd/install --uninstall --purge")
-        box.shell("rm -rf /srv/newer /srv/broken /srv/dead /srv/few")  # what the tests here have made
+        box.shell("rm -rf /srv/newer /srv/broken /srv/dead /srv/few /srv/other")  # what the tests here have made
         difference = box.changed() ^ box.changed_before_installing
         assert {name for name in difference if not _ALIVE.match(name)} == set()
     finally:
