@@ -19,9 +19,10 @@ which each answer is what the model gives:
   to its invocation and answer, and so is the end of the lease: between the two ends an instance may be listed or not,
   before the first it must be, from the second on it must not, and no heartbeat brings it back. There is no other
   tolerance, but for the millisecond to which the registry rounds what it says of stalls.
+  A stop that was longer than a second is among them, all of it.
 - After a kill all is as it was answered, each lease anew for its ttl from some moment of the start on. What had no
-  answer is done or not. What a failing disk has refused may turn out to be done, if nothing was written since. That a
-  lease has ended may be forgotten, if nothing was answered since that has been written after it.
+  answer is done or not. What a failing disk has refused last may turn out to be done, if no change came after it. That
+  a lease has ended may be forgotten, if nothing was answered since that has been written after it.
 
 **Why this suffices.** A history is linearizable if and only if that of each object is (locality, in the same paper),
 and ids never move to another service here, so each service is judged by itself, with all its ids, as lists show them
@@ -167,12 +168,17 @@ class Service:
         self.situations = after
         del self._pending[operation.number]
         if operation.kind in CHANGES and operation.outcome == "ok":  # the disk takes what it is given again
-            self._refused = [one for one in self._refused if one.ended > operation.invoked]
+            self._forget_refused(operation)
 
     def refuse(self, operation: Operation) -> None:
         """The disk did not take a change."""
         self._know(operation)
+        self._forget_refused(operation)
         self._refused.append(operation)
+
+    def _forget_refused(self, operation: Operation) -> None:
+        """What was refused before another change was asked for was not refused last, and never will be done."""
+        self._refused = [one for one in self._refused if one.ended > operation.invoked]
 
     def close(self, number: int, moment: float) -> None:
         """An operation without an answer is over: if it has not taken effect by that moment it never will."""
@@ -186,22 +192,26 @@ class Service:
 
     def restart(self, dead: float, life: Life) -> None:
         """The registry was killed and began anew; `dead` is when, on the lease clock of the life that has ended."""
-        for operation in self._refused:
-            self._pending[operation.number] = Timed(operation, dead, dead)
-        self._pending = {n: timed for n, timed in self._pending.items() if timed.operation.kind in CHANGES}
-        states = {state for situation in self.situations for state in self._closure(situation, dead)}
-        self.situations = {
-            (State(entries, state.seen), frozenset())
-            for state in states
-            for entries in itertools.product(*(_restored(entry, dead, life) for entry in state.entries))
-        }
-        if len(self.situations) > MOST_SITUATIONS:
-            raise Undecided(f"service {self.name} may be in {len(self.situations)} situations after a restart")
+        pending = [timed for timed in self._pending.values() if timed.operation.kind in CHANGES]
+        pending += [Timed(operation, dead, dead) for operation in self._refused]
+        after: set[State] = set()
+        for situation in self.situations:
+            entries = [self._restored(situation, name, pending, dead, life) for name in self._places]
+            after |= {State(one, situation[0].seen) for one in itertools.product(*entries)}
+            if len(after) > MOST_SITUATIONS:
+                raise Undecided(f"service {self.name} may be in {len(after)} situations after a restart")
+        self.situations = {(state, frozenset()) for state in after}
         self._pending, self._refused = {}, []
 
-    def _closure(self, situation: Situation, moment: float) -> set[State]:
-        """What may have become of a situation when all that was under way is done or never will be."""
-        return {state for state, _ in self._reach(situation, None, moment)} | {situation[0]}
+    def _restored(
+        self, situation: Situation, instance_id: str, pending: Iterable[Timed], dead: float, life: Life
+    ) -> set[Entry]:
+        """What may become of an id in the next life, when all that was under way is done or never will be. It has
+        nothing to do with other ids, as nobody looks."""
+        self._pending = {one.operation.number: one for one in pending if one.operation.instance_id == instance_id}
+        place = self._places[instance_id]
+        entries = {state.entries[place] for state, _ in self._reach(situation, None, dead)}
+        return {back for entry in entries for back in _restored(entry, dead, life)}
 
     def _ways(self, situation: Situation, wanted: Timed) -> set[Situation]:
         """The situations after an operation has taken effect, if it had not."""
@@ -405,6 +415,15 @@ class LeaseClock:
         """What it showed at a moment, at most."""
         return moment - self._stalled[max(0, bisect.bisect_right(self._answered, moment) - 1)]
 
+    def must_know(self, since: float, until: float) -> None:
+        """The registry was stopped between two moments, and must tell that it was. Raises Violation."""
+        before, after = bisect.bisect_right(self._answered, since) - 1, bisect.bisect_left(self._asked, until)
+        if after < len(self._asked) and self._stalled[after] - self._stalled[before] < until - since - ROUNDING:
+            raise Violation(
+                f"it was stopped for {until - since:.3f} s from {since:.4f} on, and tells of stalls of "
+                f"{self._stalled[before]:.3f} s before and {self._stalled[after]:.3f} s after"
+            )
+
     def over(self, given_up: float) -> float:
         """When a heartbeat without an answer was over: the second answer in a row after it was given up."""
         first = bisect.bisect_left(self._asked, given_up)
@@ -461,6 +480,9 @@ class Checker:
         for status in sorted((one for one in operations if one.kind == "status"), key=lambda one: one.invoked):
             if status.outcome == "ok":
                 self._clocks[status.life].learn(status)
+        for life in lives:
+            for since, until in life.stopped:
+                self._clocks[life.number].must_know(since, until)
         self.compared += self._indices.check(operations)
         asked = [one for one in operations if one.kind != "status" and (one.kind, one.outcome) != ("lookup", "unknown")]
         self._recent = [*self._recent[-5000:], *asked]

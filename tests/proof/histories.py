@@ -8,6 +8,7 @@ them, a line of JSON each. The seed is that of the clients' choices; how they me
 
 import argparse
 import asyncio
+import functools
 import random
 import signal
 import sys
@@ -21,10 +22,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from process import RunningDaemon
 from proof.checker import Undecided, Violation
+from proof.history import Book
 from proof.workload import Trial, Workload
 
 #: Seconds between two checks.
 ROUND = 5.0
+
+
+def has_come(moment: float) -> bool:
+    return time.monotonic() >= moment
 
 
 async def record(trial: Trial, seconds: float, *, rounds: float = ROUND, kill: bool = False) -> None:
@@ -33,7 +39,7 @@ async def record(trial: Trial, seconds: float, *, rounds: float = ROUND, kill: b
     end = time.monotonic() + seconds
     await trial.start()
     while (now := time.monotonic()) < end:
-        running = asyncio.ensure_future(trial.workload.run(min(now + rounds, end)))
+        running = asyncio.ensure_future(trial.workload.run(functools.partial(has_come, min(now + rounds, end))))
         if kill and now + rounds < end:
             await asyncio.sleep(rounds * 0.8)
             await trial.end(signal.SIGKILL)
@@ -57,7 +63,7 @@ def prove(
     def start(life: int) -> RunningDaemon:
         return RunningDaemon(folder, "--state-dir", str(folder), "--http", "front", argv=argv)
 
-    trial = Trial(Workload(seed), start)
+    trial = Trial(Workload(seed), start, Book(out))
     try:
         asyncio.run(record(trial, seconds, rounds=rounds, kill=kill))
         asyncio.run(trial.end(signal.SIGTERM))
@@ -67,8 +73,6 @@ def prove(
     finally:
         trial.close()
         print(f"{trial.summary()}; seed {seed}")
-        if out is not None:
-            trial.write(out)
     return True
 
 

@@ -3,7 +3,7 @@
 All times are seconds on the monotonic clock, which all processes of a machine share, the registry's leases included.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -66,21 +66,29 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Life(msgspec.Struct):
-    """A life of the registry: when its process was about to be started and was ready, when it had ended; and the
-    seconds for which it has been stopped (SIGSTOP), each time that was long enough to count."""
+    """A life of the registry: when its process was about to be started and was ready, when it had ended; and from when
+    to when it was stopped (SIGSTOP), each time that was long enough to count."""
 
     number: int
     spawned: float
     ready: float
     dead: float | None = None
-    stopped: list[float] = msgspec.field(default_factory=list)
+    stopped: list[tuple[float, float]] = msgspec.field(default_factory=list)
 
 
-def write(path: Path, operations: Iterable[Operation], lives: Sequence[Life]) -> None:
-    """Writes a history as JSON lines: first the lives, each as {"life": ...}, then the operations, by number."""
-    encode = msgspec.json.Encoder().encode
-    with path.open("wb") as file:
-        for life in lives:
-            file.write(encode({"life": life}) + b"\n")
-        for operation in sorted(operations, key=lambda operation: operation.number):
-            file.write(encode(operation) + b"\n")
+class Book:
+    """A file of JSON lines in which a history is kept, as far as it is asked for: the operations, in the order in which
+    they ended, and at the end the lives, each as {"life": ...}."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else path.open("wb")
+        self._encode = msgspec.json.Encoder().encode
+
+    def add(self, operations: Iterable[Operation]) -> None:
+        if self._file is not None:
+            self._file.writelines(self._encode(operation) + b"\n" for operation in operations)
+
+    def close(self, lives: Iterable[Life]) -> None:
+        if self._file is not None:
+            self._file.writelines(self._encode({"life": life}) + b"\n" for life in lives)
+            self._file.close()

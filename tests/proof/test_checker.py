@@ -234,6 +234,16 @@ def test_a_stall_is_nobodys_end(told: Told) -> None:
     assert refused(told)
 
 
+def test_a_stop_must_be_told_as_a_stall(told: Told) -> None:
+    told.status(1, 2, stalled=0)
+    told.lives[0].stopped.append((3.0, 6.0))
+    told.status(7, 8, stalled=2.9)
+
+    assert refused(told) == (
+        "it was stopped for 3.000 s from 3.0000 on, and tells of stalls of 0.000 s before and 2.900 s after"
+    )
+
+
 def test_what_got_no_answer_is_done_or_not(told: Told) -> None:
     told.register(0, 1, "a", outcome="unknown")
     told.lookup(2, 3, 100)

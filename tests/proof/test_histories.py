@@ -24,8 +24,8 @@ def test_some_order_of_one_registry_explains_what_its_clients_see(
 
     printed = capsys.readouterr().out
     assert is_explained, printed
-    first, *lines = out.read_bytes().splitlines()
-    assert first.startswith(b'{"life":')
+    *lines, last = out.read_bytes().splitlines()
+    assert last.startswith(b'{"life":')
     operations = [msgspec.json.decode(line, type=Operation) for line in lines]
     assert {operation.outcome for operation in operations} >= {"ok", "unknown_instance", "stale_generation"}
     assert f"{len(operations):,} operations of 8 clients on 2 services of 3 ids" in printed

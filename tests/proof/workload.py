@@ -12,14 +12,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from bench.traffic import CLOSE, Answer, Wire
 from process import RunningDaemon
 from proof.checker import Checker
-from proof.history import Kind, Life, Operation, Outcome, Registration, write
+from proof.history import Book, Kind, Life, Operation, Outcome, Registration
 
 #: Seconds after which a client gives up.
 PATIENCE = 3.0
@@ -32,7 +31,7 @@ IDS = 3
 LASTING = 86_400.0
 TTLS = (1.0, 1.2, 1.5)
 #: How likely an id is left alone after a request, and for how many seconds at least and at most.
-LEFT_ALONE = 0.015
+LEFT_ALONE = 0.005
 ALONE = (1.0, 2.5)
 KINDS: list[Kind] = ["lookup", "heartbeat", "register", "deregister"]
 WEIGHTS = (50, 25, 15, 10)
@@ -105,9 +104,9 @@ class Workload:
             wire.reset()
         return len(wires)
 
-    async def run(self, until: float) -> None:
-        """Lets all ask until a moment of the monotonic clock, and then for the last status."""
-        asking = [asyncio.ensure_future(self._client(n + 1, until)) for n in range(self.clients)]
+    async def run(self, is_over: Callable[[], bool]) -> None:
+        """Lets all ask until it is over, and then each service once more, and for the last status."""
+        asking = [asyncio.ensure_future(self._client(n + 1, is_over)) for n in range(self.clients)]
         watching = asyncio.ensure_future(self._watch_status())
         try:
             await asyncio.gather(*asking)
@@ -120,11 +119,11 @@ class Workload:
         for _ in range(2):
             await self._ask_once(Draft("status"))
 
-    async def _client(self, client: int, until: float) -> None:
+    async def _client(self, client: int, is_over: Callable[[], bool]) -> None:
         """Asks again and again, on a connection that is kept as long as it lasts."""
         wire: Wire | None = None
         life = 0
-        while time.monotonic() < until:
+        while not is_over():
             where = self.where
             if wire is not None and (where is None or where.life != life or wire not in self._wires):
                 self._let_go(wire)
@@ -240,16 +239,16 @@ def _registration(instance: dict[str, object]) -> Registration:
 
 class Trial:
     """A registry and its lives, under the eyes of a workload and a checker. `start` starts one: a life of this
-    number."""
+    number; all that is written down is kept in the book."""
 
-    def __init__(self, workload: Workload, start: Callable[[int], RunningDaemon]) -> None:
+    def __init__(self, workload: Workload, start: Callable[[int], RunningDaemon], book: Book) -> None:
         self.workload = workload
         self.checker = Checker()
         self.lives: list[Life] = []
         #: What the lives that have ended have written to their logs.
         self.lines: list[str] = []
-        self.history: list[Operation] = []
         self._start = start
+        self._book = book
         self._stack = contextlib.ExitStack()
         self.daemon: RunningDaemon
 
@@ -274,16 +273,14 @@ class Trial:
     def check(self) -> None:
         """Judges what has been written down since the last time. Raises Violation, Undecided."""
         operations, self.workload.operations = self.workload.operations, []
-        self.history += operations
+        self._book.add(operations)
         self.checker.feed(operations, self.lives)
 
     def close(self) -> None:
         """Ends it, however far it has come."""
         self._stack.close()
-
-    def write(self, path: Path) -> None:
-        """Writes all that was written down as JSON lines."""
-        write(path, self.history, self.lives)
+        self._book.add(self.workload.operations)
+        self._book.close(self.lives)
 
     def summary(self) -> str:
         """What was asked, what came of it, and what was checked."""
