@@ -71,7 +71,8 @@ class Watchers:
 
 def measure_daemon(count: int, instances: int) -> tuple[list[float], float]:
     """Milliseconds for each round, and bytes per watcher."""
-    command = [sys.executable, "-m", "registryd", "--port", "0", "--max-watchers", str(count)]
+    room = ["--max-watchers", str(count), "--max-connections-per-address", str(count + 10)]
+    command = [sys.executable, "-m", "registryd", "--port", "0", *room]
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=on_the_daemons_core)
     try:
         assert daemon.stderr is not None
