@@ -6,6 +6,7 @@ for nothing: in one event loop a step without an await is atomic, so none of the
 """
 
 import asyncio
+import heapq
 import itertools
 import math
 import os
@@ -37,6 +38,7 @@ from registryd.core.model import (
 from registryd.core.past import REMEMBERED_SECONDS
 from registryd.core.services import Service, ServiceCount
 from registryd.core.state import State
+from registryd.core.suspects import Verdict
 from registryd.feed import Feed
 from registryd.store.base import Store
 
@@ -44,6 +46,8 @@ from registryd.store.base import Store
 SLICE = 200
 #: Changes that share one write to the store at most: they are decided, and come true, in one step.
 MOST_TOGETHER = 200
+#: Services with suspects that are named.
+MOST_SUSPECTED = 100
 #: For each so many watchers there is a turn of the loop between two slices, but no more than so many turns.
 WATCHERS_PER_TURN, MOST_TURNS = 50, 40
 
@@ -65,6 +69,15 @@ class Tally(NamedTuple):
     restored: int
     renewed: int
     expired: int
+
+
+class Suspected(NamedTuple):
+    """A service that has suspects: how many, and the arithmetic as it is now."""
+
+    service_name: str
+    listed: int
+    suspects: int
+    verdict: Verdict
 
 
 class Story(NamedTuple):
@@ -192,7 +205,10 @@ class Registry:
         if self.is_behind:
             self._settle_instance(instance_id, now)
         lease = self._state.lease_to_change(instance_id, generation, caller)
-        self._state.renew(lease, now, self._clock.wall())
+        if lease.suspicion is None:
+            self._state.renew(lease, now, self._clock.wall())
+        else:
+            self._hear([lease])
         self._renewed += 1
         return lease
 
@@ -201,13 +217,23 @@ class Registry:
         those are among them which he may not change."""
         now, wall = self._settle(), self._clock.wall()
         renewed, unknown, is_free = 0, [], caller is EVERYONE
+        suspects: list[Lease] = []
         for instance_id in instance_ids:
             lease = self._state.find(instance_id)
-            if lease is None or lease.expires_at <= now or not (is_free or caller.may_change(lease.instance)):
+            if (
+                lease is None
+                or (lease.expires_at <= now and self._state.has_ended(lease, now))
+                or not (is_free or caller.may_change(lease.instance))
+            ):
                 unknown.append(instance_id)
-            else:
+                continue
+            if lease.suspicion is None:
                 self._state.renew(lease, now, wall)
-                renewed += 1
+            else:
+                suspects.append(lease)
+            renewed += 1
+        if suspects:
+            self._hear(suspects)
         self._renewed += renewed
         return renewed, unknown
 
@@ -249,7 +275,7 @@ class Registry:
         service = self._settle_service(service_name, now) if self.is_behind else self._state.service(service_name)
         if service is None:
             return None
-        if self.is_behind and (living := service.living(now)) is not service:
+        if self.is_behind and (living := self._state.living(service, now)) is not service:
             if living is not None and hand_out:  # the list itself must not say so: it has others in it, too
                 self._hand_out(lease for lease in living.leases.values() if lease.status == "up")
                 living.listed_at = self._clock.wall()
@@ -275,7 +301,7 @@ class Registry:
         now = self._settle()
         names = list(dict.fromkeys(service_names))
         there = (lease for name in names for lease in self._state.leases(name)) if names else self._state.all_leases()
-        leases = [lease for lease in there if lease.expires_at > now]
+        leases = [lease for lease in there if lease.expires_at > now or not self._state.has_ended(lease, now)]
         self._hand_out(lease for lease in leases if lease.status == "up")
         return leases
 
@@ -301,6 +327,21 @@ class Registry:
             services = len(self._state.services(ended))
             instances, expired = instances - len(ended), expired + len(ended)
         return Tally(services, instances, self.feed.watchers, self._state.restored_count(), self._renewed, expired)
+
+    @property
+    def suspect_share(self) -> float:
+        """See State."""
+        return self._state.suspect_share
+
+    def suspects(self) -> int:
+        """How many instances are suspects, but for those of a mass whose turn has not come."""
+        return self._state.suspects()
+
+    def suspected(self) -> list[Suspected]:
+        """The services that have suspects, those with the most first; not more than so many of them."""
+        now = self._settle()
+        services = heapq.nsmallest(MOST_SUSPECTED, self._state.suspected(), key=lambda one: (-one.suspects, one.name))
+        return [Suspected(one.name, len(one.leases), one.suspects, self._state.silence(one, now)) for one in services]
 
     def stories(self, subject: str) -> list[Story]:
         """What is known of an instance, or of every instance of a service; nothing where neither was ever seen,
@@ -466,7 +507,7 @@ class Registry:
 
     def _settle_instance(self, instance_id: str, now: float) -> None:
         lease = self._state.find(instance_id)
-        if lease is not None and lease.expires_at <= now:
+        if lease is not None and self._state.has_ended(lease, now):
             self._expire(self._state.expiries([lease], self._clock.wall()))
 
     def _settle_service(self, service_name: str, now: float) -> Service | None:
@@ -475,7 +516,9 @@ class Registry:
         service = self._state.service(service_name)
         if service is None or not self.is_behind:
             return service
-        ended = (lease for lease in service.leases.values() if lease.expires_at <= now)
+        ended = (
+            lease for lease in service.leases.values() if lease.expires_at <= now and self._state.has_ended(lease, now)
+        )
         some = list(itertools.islice(ended, SLICE))
         if some:
             self._expire(self._state.expiries(some, self._clock.wall()))
@@ -486,11 +529,15 @@ class Registry:
         now = self._settle()
         service = self._settle_service(service_name, now)
         if service is not None and self.is_behind:
-            service = service.living(now)
+            service = self._state.living(service, now)
         return service.leases.values() if service else ()
 
+    def _hear(self, suspects: Iterable[Lease]) -> None:
+        """Heartbeats of suspects: unlike others, everyone is told of them."""
+        self._expire(self._state.heard(suspects, self._clock.wall()))
+
     def _expire(self, ended: Sequence[Change]) -> None:
-        """Makes changes true that time has brought."""
+        """Makes changes true that time has brought, or a heartbeat of a suspect."""
         now = self._clock.now()
         done = self._state.commit(self._store.record(ended), now, self._clock.wall())
         self._next_end = self._state.next_end(now)

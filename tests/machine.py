@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 import pytest
@@ -15,6 +16,7 @@ IDS = st.sampled_from(["a", "b", "c", "d", "e"])
 SERVICES = st.sampled_from(["users", "timelines"])
 TTLS = st.sampled_from([1.0, 2.5, 30.0])
 STATUSES = st.sampled_from(["up", "starting", "down"])
+SHARES = st.sampled_from([0.0, 0.5, 0.7])
 GENERATIONS = st.one_of(st.none(), st.integers(1, 3))
 
 
@@ -27,6 +29,7 @@ class Entry:
     ttl: float
     generation: int
     ends: float
+    is_suspect: bool = False
 
 
 @dataclass
@@ -38,12 +41,24 @@ class Laid:
 
 
 class CoreAgainstModel(RuleBasedStateMachine):
-    """The model is one dictionary; whoever is in it with an end in the past is not there."""
+    """The model is one dictionary; whoever is in it with an end in the past is not there. Two silent ones are enough
+    to make suspects, and each verdict is of its own moment only."""
 
-    @initialize()
-    def begin(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = patch.multiple("registryd.core.suspects", LEAST=2, STANDS=0.0)
+        self.patches.start()
+
+    def teardown(self) -> None:
+        self.patches.stop()
+
+    @initialize(share=SHARES)
+    def begin(self, share: float) -> None:
         self.now = 1000.0
         self.state = new_state()
+        self.state.suspect_share = self.share = share
+        #: Until when those that have expired count, by service and id.
+        self.expired: dict[str, dict[str, float]] = {"users": {}, "timelines": {}}
         self.model: dict[str, Entry] = {}
         self.last_generation: dict[str, int] = {}
         self.laid: dict[str, Laid] = {}
@@ -58,14 +73,40 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """What the registry does before everything else."""
+        suspects = self.suspect()
         ended = self.state.ended(self.now, WALL)
         expired = {change.instance.instance_id for change in ended if change.kind == "expired"}
         assert expired == self.model.keys() - self.alive().keys()
-        over = {change.instance.instance_id for change in ended if change.kind == "updated"}
+        assert {change.instance.instance_id for change in ended if change.is_passing} == suspects
+        over = {change.instance.instance_id for change in ended if change.kind == "updated" and not change.is_passing}
         assert over == {i for i, laid in self.laid.items() if laid.ends <= self.now and i in self.alive()}
         self.laid = {i: laid for i, laid in self.laid.items() if laid.ends > self.now}
         self.state.commit(self.state.ended(self.now, WALL), self.now, WALL)
+        for instance_id in expired if self.share else ():
+            entry = self.model[instance_id]
+            self.expired[entry.service_name][instance_id] = entry.ends + entry.ttl
         self.model = self.alive()
+        self.forget()
+
+    def suspect(self) -> set[str]:
+        """Those that become suspects now."""
+        suspects: set[str] = set()
+        for name, expired in self.expired.items():
+            listed = {i: entry for i, entry in self.model.items() if entry.service_name == name}
+            silent = [e for e in listed.values() if e.is_suspect or e.ends < self.now + e.ttl / 2]
+            gone = sum(until > self.now for until in expired.values())
+            if self.share and len(silent) + gone >= max(2, self.share * (len(listed) + gone)):
+                suspects |= {i for i, e in listed.items() if e.ends <= self.now < e.ends + e.ttl and not e.is_suspect}
+        for instance_id in suspects:
+            self.model[instance_id].is_suspect = True
+            self.model[instance_id].ends += self.model[instance_id].ttl
+        return suspects
+
+    def forget(self) -> None:
+        """What has expired is forgotten with the last that is there."""
+        for name, expired in self.expired.items():
+            if all(entry.service_name != name for entry in self.model.values()):
+                expired.clear()
 
     def ask(self, command: Command) -> bool:
         """Sends a command whose instance must be known; the model says what has to come of it."""
@@ -91,6 +132,15 @@ class CoreAgainstModel(RuleBasedStateMachine):
         assert changes[-1].kind == "registered"
         generation = self.last_generation[instance_id] = self.last_generation.get(instance_id, 0) + 1
         self.model[instance_id] = Entry(service_name, status, ttl, generation, self.now + ttl)
+        self.expired[service_name].pop(instance_id, None)
+        self.forget()
+
+    @rule(ids=st.sets(IDS, min_size=3), service_name=SERVICES, ttl=TTLS, apart=st.sampled_from([0.0, 0.25]))
+    def many_register(self, ids: set[str], service_name: str, ttl: float, apart: float) -> None:
+        """They all end at about the same time, unless they are heard."""
+        for instance_id in sorted(ids):
+            self.register(instance_id, service_name, ttl, "up")
+            self.now += apart
 
     @rule(instance_id=IDS, generation=GENERATIONS)
     def heartbeat(self, instance_id: str, generation: int | None) -> None:
@@ -103,8 +153,14 @@ class CoreAgainstModel(RuleBasedStateMachine):
             with pytest.raises(StaleGeneration):
                 self.state.lease(instance_id, generation)
         else:
-            self.state.renew(self.state.lease(instance_id, generation), self.now, WALL + int(self.now))
+            lease = self.state.lease(instance_id, generation)
+            if entry.is_suspect:
+                (change,) = self.state.commit(self.state.heard([lease], WALL), self.now, WALL + int(self.now))
+                assert (change.kind, change.suspicion) == ("updated", None)
+            else:
+                self.state.renew(lease, self.now, WALL + int(self.now))
             entry.ends = self.now + entry.ttl
+            entry.is_suspect = False
 
     @rule(instance_id=IDS, generation=GENERATIONS, status=STATUSES)
     def report(self, instance_id: str, generation: int | None, status: str) -> None:
@@ -117,6 +173,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.settle()
         if self.ask(Deregister(instance_id, generation)):
             del self.model[instance_id]
+            self.forget()
 
     @rule(
         instance_id=IDS, status=st.sampled_from(["draining", "maintenance"]), seconds=st.sampled_from([None, 1.0, 20.0])
@@ -131,6 +188,11 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.settle()
         if self.ask(Resume(instance_id)):
             self.laid.pop(instance_id, None)
+
+    @rule(share=SHARES)
+    def change_the_share(self, share: float) -> None:
+        self.settle()
+        self.state.suspect_share = self.share = share
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 2.4, 29.0]))
     def time_passes(self, seconds: float) -> None:
@@ -164,15 +226,16 @@ class CoreAgainstModel(RuleBasedStateMachine):
         if swept:
             done += self.state.commit(self.state.ended(self.now, WALL), self.now, WALL)
         done += self.state.commit(changes, self.now, WALL)
-        self.adopt()
         after = self.lists()
         told = {change.instance.service_name for change in done}
         assert {name for name in before if before[name] != after[name]} <= told
+        self.state.commit(self.state.ended(self.now, WALL), self.now, WALL)  # by a verdict that may be there already
+        self.adopt()
 
     def lists(self) -> dict[str, object]:
         """What a reader of each service would see."""
         return {
-            name: [(lease.instance, lease.status) for lease in self.state.leases(name)]
+            name: [(lease.instance, lease.status, lease.suspicion) for lease in self.state.leases(name)]
             for name in ("users", "timelines")
         }
 
@@ -180,11 +243,14 @@ class CoreAgainstModel(RuleBasedStateMachine):
         """Takes the state as it is for the model: the other rules have shown that it is right."""
         self.model, self.laid = {}, {i: laid for i, laid in self.laid.items() if laid.ends > self.now}
         for name in ("users", "timelines"):
+            service = self.state.service(name)
+            self.expired[name] = dict(service.silence._expired) if service and service.silence else {}
             for lease in self.state.leases(name):
                 instance, laid = lease.instance, lease.override
                 self.model[instance.instance_id] = Entry(
-                    name, instance.status, instance.ttl, instance.generation, lease.expires_at
-                )
+                    name, instance.status, instance.ttl, instance.generation, lease.expires_at,
+                    lease.suspicion is not None,
+                )  # fmt: skip
                 self.last_generation[instance.instance_id] = instance.generation
                 self.laid.pop(instance.instance_id, None)
                 if laid is not None:
@@ -218,3 +284,4 @@ class CoreAgainstModel(RuleBasedStateMachine):
             assert (lease.expires_at, lease.instance.generation) == (entry.ends, entry.generation)
             assert (lease.instance.ttl, lease.instance.status) == (entry.ttl, entry.status)
             assert lease.status == self.seen(instance_id)
+            assert (lease.suspicion is not None) == entry.is_suspect

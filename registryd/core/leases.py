@@ -5,6 +5,10 @@ ring of links through the leases themselves: at a million leases a renewal takes
 OrderedDict takes, which would look every id up once more. One heap over the fronts tells which queues to look at. It
 holds lower bounds: a renewal never touches it, so a bound that has passed is only checked against the real front and
 put right.
+
+A suspect is a lease that has ended and runs for one more ttl. Its new end may come before those of many that were heard
+later than it, so suspects stand in queues of their own. As they come there in the order of their ends, those are in
+order, too.
 """
 
 import heapq
@@ -14,7 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from registryd.core.model import Instance, Override, Status, bulk
+from registryd.core.model import Instance, Override, Status, Suspicion, bulk
 
 #: Bounds that are put right in one go.
 MOST_PUT_RIGHT = 200
@@ -28,9 +32,12 @@ class _Link(Struct, gc=False, eq=False, kw_only=True):
 
 
 class _Queue(_Link, gc=False, eq=False):
-    """The leases of one length: a ring in which it is itself the link between the last and the first."""
+    """The leases of one length, or the suspects among them: a ring in which it is itself the link between the last and
+    the first."""
 
     ttl: float
+    #: What it is found by: its ttl, or minus that, where it is one of suspects.
+    key: float
 
     def __iter__(self) -> Iterator["Lease"]:
         link = self.after
@@ -66,6 +73,8 @@ class Lease(_Link, gc=False, eq=False, kw_only=True):
     unseen_listings: int = 0
     #: Whether it comes from a former life of the registry, and no heartbeat has come since.
     is_restored: bool = False
+    #: Why it is suspect, if it is.
+    suspicion: Suspicion | None = None
     #: The list in which it stands; belongs to Services.
     listing: Listing
     #: What a face has rendered of it; forgotten when anything about it changes.
@@ -94,14 +103,16 @@ class Leases:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Lease] = {}
-        #: The queues by length of lease; none is empty. Each has at least one bound in _bounds.
+        #: The queues by their keys; none is empty. Each has at least one bound in _bounds.
         self._queues: dict[float, _Queue] = {}
-        #: Heap of (a moment that no lease of this length ends before, length).
+        #: Heap of (a moment that no lease in this queue ends before, key of the queue).
         self._bounds: list[tuple[float, float]] = []
         #: How many are restored and have had no heartbeat since.
         self.restored = 0
         #: Bytes of their instances beyond what each takes.
         self.bulk = 0
+        #: How many are suspects.
+        self.suspects = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -117,16 +128,11 @@ class Leases:
         """Starts a lease that ends `instance.ttl` seconds from `now`; one under the same id is replaced."""
         self.drop(instance.instance_id)
         ends = now + instance.ttl
-        queue = self._queues.get(instance.ttl)
-        if queue is None:
-            queue = self._queues[instance.ttl] = _Queue(ttl=instance.ttl)
-            queue.before = queue.after = queue
-            heapq.heappush(self._bounds, (ends, instance.ttl))
+        queue = self._open(instance.ttl, instance.ttl, ends)
         lease = Lease(instance=instance, last_heartbeat=wall, expires_at=ends, listing=listing, queue=queue)
         _append(queue, lease)
         self._by_id[instance.instance_id] = lease
         self.bulk += bulk(instance)
-        self._tidy()
         return lease
 
     def restore(self, lease: Lease) -> None:
@@ -151,19 +157,57 @@ class Leases:
         self.bulk += bulk(instance) - bulk(lease.instance)
         lease.instance = instance
 
+    def suspect(self, lease: Lease, suspicion: Suspicion) -> None:
+        """Lets a lease that has ended run for one more ttl from its end on. To be called in the order of their ends."""
+        self._leave(lease)
+        self.suspects += 1
+        lease.suspicion = suspicion
+        lease.expires_at += lease.instance.ttl
+        self._enter(lease, -lease.instance.ttl)
+        lease.touch()
+
+    def hear(self, lease: Lease, now: float, wall: int) -> None:
+        """Renews a suspect, which is none any more."""
+        self._leave(lease)
+        self.suspects -= 1
+        lease.suspicion = None
+        lease.expires_at = now + lease.instance.ttl
+        self._enter(lease, lease.instance.ttl)
+        lease.touch()
+        self.renew(lease, now, wall)
+
     def drop(self, instance_id: str) -> Lease | None:
         """Ends a lease at once; gives it back, or None where there was none."""
         lease = self._by_id.pop(instance_id, None)
         if lease is not None:
             self.restored -= lease.is_restored
             self.bulk -= bulk(lease.instance)
-            _remove(lease)
-            lease.before = lease.after = None  # type: ignore[assignment] # or the two would keep each other alive
-            queue = lease.queue
-            if queue.after is queue:
-                del self._queues[queue.ttl]
-                queue.before = queue.after = None  # type: ignore[assignment]
+            self.suspects -= lease.suspicion is not None
+            self._leave(lease)
         return lease
+
+    def _open(self, key: float, ttl: float, ends: float) -> _Queue:
+        """The queue of this key, for a lease that ends then; a new one where there is none: the lease must enter it."""
+        queue = self._queues.get(key)
+        if queue is None:
+            self._tidy()
+            queue = self._queues[key] = _Queue(ttl=ttl, key=key)
+            queue.before = queue.after = queue
+            heapq.heappush(self._bounds, (ends, key))
+        return queue
+
+    def _enter(self, lease: Lease, key: float) -> None:
+        lease.queue = self._open(key, lease.instance.ttl, lease.expires_at)
+        _append(lease.queue, lease)
+
+    def _leave(self, lease: Lease) -> None:
+        """Takes a lease out of its queue, and the queue away with the last."""
+        _remove(lease)
+        lease.before = lease.after = None  # type: ignore[assignment] # or the two would keep each other alive
+        queue = lease.queue
+        if queue.after is queue:
+            del self._queues[queue.key]
+            queue.before = queue.after = None  # type: ignore[assignment]
 
     def next_end(self, now: float) -> float:
         """A moment before which no lease ends; infinity where there is none. One that has passed by `now` is the end of
@@ -171,12 +215,12 @@ class Leases:
         for _ in range(MOST_PUT_RIGHT):
             if not self._bounds or self._bounds[0][0] > now:
                 break
-            bound, ttl = self._bounds[0]
-            queue = self._queues.get(ttl)
+            bound, key = self._bounds[0]
+            queue = self._queues.get(key)
             if queue is None:
                 heapq.heappop(self._bounds)
             elif (front := _front(queue)) > bound:
-                heapq.heapreplace(self._bounds, (front, ttl))
+                heapq.heapreplace(self._bounds, (front, key))
             else:
                 break
         return self._first_bound([])
@@ -193,26 +237,26 @@ class Leases:
         places: dict[float, _Link] = {}
         steps: list[tuple[float, float]] = []
         while len(ended) != most and (bound := self._first_bound(steps)) <= now:
-            _, ttl = heapq.heappop(steps if steps and steps[0][0] == bound else self._bounds)
-            queue = self._queues.get(ttl)
+            _, key = heapq.heappop(steps if steps and steps[0][0] == bound else self._bounds)
+            queue = self._queues.get(key)
             if queue is None:
                 continue
-            link = places.get(ttl, queue.after)
+            link = places.get(key, queue.after)
             others = min(now, self._first_bound(steps))  # as long as this queue has the next to end
             while isinstance(link, Lease) and link.expires_at <= others and len(ended) != most:
                 ended.append(link)
                 link = link.after
-            places[ttl] = link
+            places[key] = link
             if isinstance(link, Lease):
-                heapq.heappush(steps, (link.expires_at, ttl))
-        for ttl in places:
-            heapq.heappush(self._bounds, (_front(self._queues[ttl]), ttl))
+                heapq.heappush(steps, (link.expires_at, key))
+        for key in places:
+            heapq.heappush(self._bounds, (_front(self._queues[key]), key))
         return ended
 
     def _tidy(self) -> None:
-        """Forgets bounds of lengths that are no longer in use, before they outnumber the others."""
+        """Forgets bounds of queues that are no longer there, before they outnumber the others."""
         if len(self._bounds) > 2 * len(self._queues) + 16:
-            self._bounds = [(_front(queue), ttl) for ttl, queue in self._queues.items()]
+            self._bounds = [(_front(queue), key) for key, queue in self._queues.items()]
             heapq.heapify(self._bounds)
 
     def check(self) -> None:
@@ -221,17 +265,20 @@ class Leases:
         assert queued == self._by_id, "each lease is queued under its id"
         assert self.restored == sum(lease.is_restored for lease in self), "restored leases are counted"
         assert self.bulk == sum(bulk(lease.instance) for lease in self), "bulk is counted"
+        assert self.suspects == sum(lease.suspicion is not None for lease in self), "suspects are counted"
         bounds: dict[float, float] = {}
-        for bound, ttl in self._bounds:
-            bounds[ttl] = min(bound, bounds.get(ttl, math.inf))
-        for ttl, queue in self._queues.items():
+        for bound, key in self._bounds:
+            bounds[key] = min(bound, bounds.get(key, math.inf))
+        for key, queue in self._queues.items():
             ends = [lease.expires_at for lease in queue]
             assert ends, "no queue is empty"
             assert ends == sorted(ends), "the next to end is in front"
-            assert bounds[ttl] <= ends[0], "a bound is never late"
+            assert bounds[key] <= ends[0], "a bound is never late"
+            assert key == queue.key, "a queue is found by its key"
             for lease in queue:
                 assert lease.queue is queue, "a lease knows its queue"
-                assert lease.instance.ttl == queue.ttl == ttl, "a lease stands in the queue of its length"
+                assert lease.instance.ttl == queue.ttl == abs(key), "a lease stands in the queue of its length"
+                assert (lease.suspicion is not None) == (key < 0), "suspects stand by themselves"
                 assert lease.before.after is lease.after.before is lease, "a ring is whole"
 
 

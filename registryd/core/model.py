@@ -77,6 +77,19 @@ class Override(Struct, frozen=True, gc=False):
     ends_at: float | None = None
 
 
+class Suspicion(Struct, frozen=True, gc=False):
+    """Why an instance that is not heard any more is listed for one more ttl: so many leases of its service have gone
+    silent at about the same time that it may be us who cannot be reached."""
+
+    silent: int
+    #: Of so many leases: those that are there, and those that have expired within their last ttl.
+    of: int
+    #: The share of them that was enough.
+    share: float
+    #: Its end: wall clock, whole seconds since 1970, for people.
+    until: int
+
+
 class Origin(NamedTuple):
     """Who asks for a change: for the history, and for what he may do."""
 
@@ -169,6 +182,10 @@ class Change(Struct, frozen=True, gc=False, kw_only=True):
     origin: Origin = NOBODY
     #: Whether an instance has told this about itself along with a heartbeat.
     is_report: bool = False
+    #: Why it is suspect afterwards (or was), if it is.
+    suspicion: Suspicion | None = None
+    #: Whether only its suspicion has changed, of which nothing outlives this life of the registry: no store keeps it.
+    is_passing: bool = False
     #: 0 until the store has handed out a number.
     index: int = 0
 

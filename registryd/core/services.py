@@ -1,11 +1,12 @@
 """The instances by service: `{service_name: {instance_id: lease}}`, and how many of each are up."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
 from registryd.core.leases import Lease, Listing
 from registryd.core.model import Status
+from registryd.core.suspects import Silence
 
 
 class Service(Listing, gc=False, eq=False, kw_only=True):
@@ -15,10 +16,19 @@ class Service(Listing, gc=False, eq=False, kw_only=True):
     leases: dict[str, Lease]
     #: How many of them are up.
     up: int = 0
+    #: How many of them are suspects.
+    suspects: int = 0
+    #: What is known of their silence; only where there may be suspects.
+    silence: Silence | None = None
 
-    def living(self, now: float) -> "Service | None":
-        """The same without the leases that have ended by now: itself, where there is none; None, where none is left."""
-        leases = {instance_id: lease for instance_id, lease in self.leases.items() if lease.expires_at > now}
+    def living(self, now: float, has_ended: Callable[[Lease, float], bool]) -> "Service | None":
+        """The same without the leases that have ended by now: itself, where there is none; None, where none is left.
+        It is asked `has_ended` only of those whose `expires_at` has come."""
+        leases = {
+            instance_id: lease
+            for instance_id, lease in self.leases.items()
+            if lease.expires_at > now or not has_ended(lease, now)
+        }
         if len(leases) == len(self.leases):
             return self
         up = sum(lease.status == "up" for lease in leases.values())
@@ -75,6 +85,7 @@ class Services:
         old = service.leases.get(lease.instance.instance_id)
         if old is not None:
             service.up -= old.status == "up"
+            service.suspects -= old.suspicion is not None
         service.leases[lease.instance.instance_id] = lease
         self._set(service, lease, status)
 
@@ -90,6 +101,7 @@ class Services:
         service = self._by_name[lease.instance.service_name]
         del service.leases[lease.instance.instance_id]
         service.up -= lease.status == "up"
+        service.suspects -= lease.suspicion is not None
         service.rendered = None
         if not service.leases:
             del self._by_name[service.name]
@@ -106,6 +118,8 @@ class Services:
             assert service.name == name
             assert service.leases, "a service without instances is gone"
             assert service.up == sum(lease.status == "up" for lease in service.leases.values()), "up is counted"
+            suspects = sum(lease.suspicion is not None for lease in service.leases.values())
+            assert service.suspects == suspects, "suspects are counted"
             for instance_id, lease in service.leases.items():
                 assert lease.instance.instance_id == instance_id, "listed under its id"
                 assert lease.instance.service_name == name, "listed under its service"

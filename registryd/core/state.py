@@ -30,12 +30,14 @@ from registryd.core.model import (
     Report,
     Resume,
     SetOverride,
+    Suspicion,
     Update,
     bulk,
     effective_status,
 )
 from registryd.core.past import Gone, Past
 from registryd.core.services import Service, ServiceCount, Services
+from registryd.core.suspects import Silence, Verdict
 
 #: One for all who have none: nothing of an instance ever changes in place, and an empty dict takes 64 bytes.
 _NO_METADATA: dict[str, str] = {}
@@ -44,10 +46,11 @@ _NO_METADATA: dict[str, str] = {}
 class State:
     """All instances, by service and by id. `now` is the lease clock in seconds, `wall` whole seconds since 1970."""
 
-    def __init__(self, *, default_ttl: float, limits: Limits) -> None:
+    def __init__(self, *, default_ttl: float, limits: Limits, suspect_share: float = 0.0) -> None:
         #: What holds for registrations from now on.
         self.default_ttl = default_ttl
         self.limits = limits
+        self._suspect_share = suspect_share
         #: Each lease by instance id; the truth about who is alive.
         self._leases = Leases()
         #: The same leases by service.
@@ -56,8 +59,21 @@ class State:
         self._override_ends: list[tuple[float, str]] = []
         self._past = Past()
 
+    @property
+    def suspect_share(self) -> float:
+        """The share of a service's leases that must have gone silent for those that end to be suspects; 0: none is."""
+        return self._suspect_share
+
+    @suspect_share.setter
+    def suspect_share(self, share: float) -> None:
+        if share != self._suspect_share:
+            self._suspect_share = share
+            for service in self._services:
+                if service.silence is not None:
+                    service.silence.forget_verdicts()
+
     # Questions. They answer from what is there: call `ended` and commit it first. Where that is too much for one step,
-    # whoever asks leaves out the leases whose `expires_at` has come.
+    # whoever asks leaves out the leases that `has_ended` tells of. Those that are about to be suspects stay in.
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -100,13 +116,35 @@ class State:
         """The leases of all instances."""
         return iter(self._leases)
 
+    def has_ended(self, lease: Lease, now: float) -> bool:
+        """Whether nobody is to be told any more of a lease, though it is still here. Its `expires_at` alone tells that
+        where it is still to come; where it is not, the lease may be about to be a suspect."""
+        return lease.expires_at <= now and self._doubt(lease, now) is None
+
+    def living(self, service: Service, now: float) -> Service | None:
+        """A service without the leases that have ended: itself, where there is none; None, where none is left."""
+        return service.living(now, self.has_ended)
+
+    def suspects(self) -> int:
+        """How many leases are suspects."""
+        return self._leases.suspects
+
+    def suspected(self) -> list[Service]:
+        """Every service that has suspects."""
+        return [service for service in self._services if service.suspects] if self._leases.suspects else []
+
+    def silence(self, service: Service, now: float) -> Verdict:
+        """How many leases of a service are silent now."""
+        return _silence_of(service).count(service.leases.values(), self._suspect_share, now)
+
     def services(self, ended: Iterable[Lease] = ()) -> dict[str, ServiceCount]:
         """Every service that has an instance, by name, as if these leases were not there any more."""
         return self._services.counts(ended)
 
     def ended_leases(self, now: float) -> list[Lease]:
         """The leases that have ended and are still here."""
-        return self._leases.ended(now)
+        ended = self._leases.ended(now)
+        return [lease for lease in ended if self._doubt(lease, now) is None] if self._suspect_share else ended
 
     def restored_count(self) -> int:
         """How many leases come from a former life, and have had no heartbeat since."""
@@ -152,6 +190,10 @@ class State:
         """Lets a lease run for another ttl from `now`."""
         self._leases.renew(lease, now, wall)
 
+    def heard(self, suspects: Iterable[Lease], wall: int) -> list[Change]:
+        """The end of the suspicion of each of these, by a heartbeat: to commit it renews the lease."""
+        return [_passing(lease, "is heard again: no longer suspect", wall, None) for lease in suspects]
+
     # The door.
 
     def decide(self, command: Command, now: float, wall: int, origin: Origin = NOBODY) -> tuple[Change, ...]:
@@ -171,13 +213,40 @@ class State:
                 return self._decide_resume(command, wall, origin)
 
     def ended(self, now: float, wall: int, most: int | None = None) -> tuple[Change, ...]:
-        """What the passing of time changes: an update for each override that has ended, and an expiry for each lease,
-        but of these at most so many."""
-        return (*self._ended_overrides(now, wall), *self.expiries(self._leases.ended(now, most), wall))
+        """What the passing of time changes: an update for each override that has ended, and for each lease an expiry,
+        or an update that makes it a suspect, but of these at most so many."""
+        ends = [self._end(lease, now, wall) for lease in self._leases.ended(now, most)]
+        return (*self._ended_overrides(now, wall), *ends)
 
     def expiries(self, leases: Iterable[Lease], wall: int) -> list[Change]:
         """An expiry for each of these leases, which have ended."""
-        return [_change("expired", lease, f"no heartbeat for {lease.instance.ttl:g} s", wall) for lease in leases]
+        return [_expiry(lease, wall) for lease in leases]
+
+    def _end(self, lease: Lease, now: float, wall: int) -> Change:
+        """What becomes of a lease whose end has come."""
+        verdict = self._doubt(lease, now)
+        if verdict is None:
+            return _expiry(lease, wall)
+        ttl, share = lease.instance.ttl, self._suspect_share
+        reason = (
+            f"suspect: {verdict.silent} of {verdict.of} leases of {lease.instance.service_name!r} have gone silent "
+            f"(--suspect-share {share:g}), so it may be us who cannot be reached; listed for another {ttl:g} s unless "
+            "it is heard"
+        )
+        until = wall + math.ceil(lease.expires_at + ttl - now)
+        return _passing(lease, reason, wall, Suspicion(verdict.silent, verdict.of, share, until))
+
+    def _doubt(self, lease: Lease, now: float) -> Verdict | None:
+        """Why a lease whose end has come is to be a suspect; None where it expires."""
+        if not self._suspect_share or lease.suspicion is not None or lease.expires_at + lease.instance.ttl <= now:
+            return None
+        service = self._services.open(lease.instance.service_name)
+        silence = _silence_of(service)
+        verdict = silence.verdict_on(lease.expires_at)
+        if verdict is None:
+            first_end = self._leases.next_end(now)
+            verdict = silence.judge(service.leases.values(), self._suspect_share, now, first_end)
+        return verdict if verdict.is_suspicious else None
 
     def commit(self, changes: Iterable[Change], now: float, wall: int) -> tuple[Change, ...]:
         """Makes changes that were decided true, all at once. Gives back those that have taken effect."""
@@ -294,7 +363,12 @@ class State:
         while self._override_ends and self._override_ends[0][0] <= now:
             ends_at, instance_id = heapq.heappop(self._override_ends)
             lease = self._leases.get(instance_id)
-            if lease is None or lease.override is None or lease.override.ends_at != ends_at or lease.expires_at <= now:
+            if (
+                lease is None
+                or lease.override is None
+                or lease.override.ends_at != ends_at
+                or self.has_ended(lease, now)
+            ):
                 continue
             change = _change("updated", lease, f"{lease.override.status} is over: its time is up", wall)
             changes.append(msgspec.structs.replace(change, override=None))
@@ -324,24 +398,49 @@ class State:
             return change
         if lease is None or lease.instance.generation != instance.generation:
             return None
+        if change.is_passing:
+            return self._apply_passing(change, lease, now, wall)
+        if change.suspicion is not lease.suspicion:  # since the decision
+            change = msgspec.structs.replace(change, suspicion=lease.suspicion)
         if change.kind == "expired":
+            self._note_expired(lease)
             self._remove(lease, now)
             return change
         if change.kind == "deregistered":
             # Even where its lease has ended since the decision: nobody has been told of that yet, and now nobody is.
             self._remove(lease, now)
             return change
-        if lease.expires_at <= now:
+        if self.has_ended(lease, now):
             return None
         self._update(lease, change)
         return change
+
+    def _apply_passing(self, change: Change, lease: Lease, now: float, wall: int) -> Change | None:
+        """Makes a lease a suspect, or ends that by a heartbeat."""
+        if (change.suspicion is None) == (lease.suspicion is None):
+            return None
+        service = self._services.open(lease.instance.service_name)
+        if change.suspicion is None:
+            service.suspects -= 1
+            self._leases.hear(lease, now, wall)
+        else:
+            service.suspects += 1
+            self._leases.suspect(lease, change.suspicion)
+        return msgspec.structs.replace(change, last_heartbeat=lease.last_heartbeat)
+
+    def _note_expired(self, lease: Lease) -> None:
+        if self._suspect_share:
+            _silence_of(self._services.open(lease.instance.service_name)).note_expired(lease)
 
     def _start(self, change: Change, taken_over: Lease | None, now: float, wall: int) -> None:
         instance = change.instance
         given_at = self._last_given_at(instance.instance_id, taken_over, now)
         if taken_over is not None and taken_over.instance.service_name != instance.service_name:
             self._services.unlist(taken_over)
-        lease = self._leases.grant(instance, self._services.open(instance.service_name), now, wall)
+        service = self._services.open(instance.service_name)
+        if service.silence is not None:
+            service.silence.note_back(instance.instance_id)
+        lease = self._leases.grant(instance, service, now, wall)
         lease.given_at = given_at
         self._lay(lease, change.override)
         self._services.list(lease, change.status)
@@ -393,8 +492,27 @@ def _change(kind: ChangeKind, lease: Lease, reason: str, wall: int, origin: Orig
     """A change of what a lease is about, which otherwise is as it was."""
     return Change(
         kind=kind, instance=lease.instance, last_heartbeat=lease.last_heartbeat, reason=reason, at=wall,
-        override=lease.override, origin=origin,
+        override=lease.override, origin=origin, suspicion=lease.suspicion,
     )  # fmt: skip
+
+
+def _passing(lease: Lease, reason: str, wall: int, suspicion: Suspicion | None) -> Change:
+    """A change of the suspicion alone."""
+    change = _change("updated", lease, reason, wall)
+    return msgspec.structs.replace(change, suspicion=suspicion, is_passing=True)
+
+
+def _silence_of(service: Service) -> Silence:
+    if service.silence is None:
+        service.silence = Silence()
+    return service.silence
+
+
+def _expiry(lease: Lease, wall: int) -> Change:
+    reason = f"no heartbeat for {lease.instance.ttl:g} s"
+    if lease.suspicion is not None:
+        reason += f", and for {lease.instance.ttl:g} s more as a suspect"
+    return _change("expired", lease, reason, wall)
 
 
 def _has_ended(override: Override | None, now: float) -> bool:

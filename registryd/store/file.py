@@ -164,7 +164,7 @@ class StateFile:
         try:
             self._check_identity()
             db.execute("BEGIN IMMEDIATE")
-            goes = [self._apply(db, change) for change in changes]
+            goes = [self._apply(db, change) for change in changes if not change.is_passing]
             if any(goes):
                 self._forget(db)
             next_index = index + (RESERVED if last_index is None else 1)

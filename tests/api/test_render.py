@@ -26,6 +26,7 @@ class RenderedAgainstFresh(CoreAgainstModel):
             assert render.listing(name, self.state.service(name)) == fresh
 
     def teardown(self) -> None:
+        super().teardown()
         render.FEW = 32
 
 

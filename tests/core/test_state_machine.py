@@ -4,4 +4,4 @@ from hypothesis import settings
 from machine import CoreAgainstModel
 
 TestCoreAgainstModel = CoreAgainstModel.TestCase
-TestCoreAgainstModel.settings = settings(max_examples=150, stateful_step_count=40)
+TestCoreAgainstModel.settings = settings(max_examples=300, stateful_step_count=40)
