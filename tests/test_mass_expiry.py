@@ -243,3 +243,160 @@ async def test_those_who_wait_are_woken_a_slice_at_a_time(
         woken.append(sum(future.done() for future in waiting))
 
     assert woken == [10, 20, 30, 35]
+
+
+# Suspects.
+
+
+@pytest.fixture
+def suspicious(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    registry._state.suspect_share = 0.5
+    return registry
+
+
+async def cut_off(registry: Registry, clock: ManualClock) -> None:
+    """Thirty users of thirty-two end at once, and so few timelines of thirty-two that those are no suspects."""
+    for n in range(30):
+        for name in ("users", "timelines"):
+            await registry.register(a_registration(name, f"{name}-{n}", ttl=30.0))
+    clock.advance(20)
+    for n in range(9, 30):
+        registry.renew(f"timelines-{n}")
+    for n in (1, 2):
+        for name in ("users", "timelines"):
+            await registry.register(a_registration(name, f"{name}-left-{n}", ttl=30.0))
+    clock.advance(10)
+
+
+async def suspects_are_listed(registry: Registry) -> None:
+    listing, others = registry.listing("users"), registry.listing("timelines")
+    assert listing is not None
+    assert (len(listing.leases), listing.up) == (32, 32)
+    assert others is not None
+    assert (len(others.leases), others.up) == (23, 23)
+
+
+async def suspects_are_chosen(registry: Registry) -> None:
+    assert len(registry.choose("users", Choice(statuses=None))) == 32
+    assert registry.count("users", Choice()) == 32
+    assert registry.count("timelines", Choice()) == 23
+
+
+async def services_count_suspects(registry: Registry) -> None:
+    counts = registry.services()
+    assert {name: (one.count, one.up) for name, one in counts.items()} == {"users": (32, 32), "timelines": (23, 23)}
+
+
+async def the_tally_counts_suspects(registry: Registry) -> None:
+    tally = registry.tally()
+    assert (tally.services, tally.instances, tally.expired) == (2, 55, 9)
+
+
+async def a_snapshot_has_suspects(registry: Registry) -> None:
+    assert len(registry.snapshot([])) == 55
+    assert len(registry.snapshot(["users"])) == 32
+    assert len(registry.snapshot(["timelines"])) == 23
+
+
+async def a_suspect_is_there_by_itself(registry: Registry) -> None:
+    assert registry.lease("users-29")
+    with pytest.raises(UnknownInstance):
+        registry.lease("timelines-8")
+
+
+async def a_suspect_can_be_changed(registry: Registry) -> None:
+    lease = await registry.override(SetOverride("users-29", "draining"))
+    assert lease.status == "draining"
+    await registry.deregister(Deregister("users-28"))
+    with pytest.raises(UnknownInstance):
+        await registry.override(SetOverride("timelines-8", "draining"))
+    assert registry.count("users", Choice(statuses=None)) == 31
+
+
+async def a_suspect_is_explained(registry: Registry) -> None:
+    (story,) = registry.stories("users-29")
+    assert story.lease is not None
+
+
+SUSPECT_QUESTIONS: list[Question] = [
+    suspects_are_listed, suspects_are_chosen, services_count_suspects, the_tally_counts_suspects,
+    a_snapshot_has_suspects, a_suspect_is_there_by_itself, a_suspect_can_be_changed, a_suspect_is_explained,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("question", SUSPECT_QUESTIONS)
+@pytest.mark.parametrize("turns", [0, 1, 5])
+async def test_whoever_asks_while_a_cut_comes_to_light_misses_nobody(
+    suspicious: Registry, clock: ManualClock, store: RecordingStore, question: Question, turns: int
+) -> None:
+    await cut_off(suspicious, clock)
+    suspicious.sweep()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert suspicious.is_behind
+    await question(suspicious)
+    await until_done(suspicious)
+
+    told = [change.instance.instance_id for change in store.changes if change.is_passing]
+    assert len(told) == len(set(told)), "each once"
+    assert set(told) <= {f"users-{n}" for n in range(30)}
+    gone = [change.instance.instance_id for change in store.changes if change.kind == "expired"]
+    assert sorted(gone) == [f"timelines-{n}" for n in range(9)]
+    suspicious._state.check()
+
+
+async def test_heartbeats_in_a_cut_that_comes_to_light_are_heard(suspicious: Registry, clock: ManualClock) -> None:
+    await cut_off(suspicious, clock)
+    suspicious.sweep()
+    assert suspicious.is_behind
+    assert suspicious.renew("users-29").expires_at == clock.now() + 30
+    ids = ["users-0", "users-28", "users-left-1", "timelines-8"]
+    assert suspicious.renew_all(ids) == (3, ["timelines-8"])
+    await until_done(suspicious)
+    assert suspicious.suspects() == 27
+
+
+async def test_the_second_end_of_a_mass_is_as_exact_as_the_first(
+    suspicious: Registry, clock: ManualClock, store: RecordingStore
+) -> None:
+    await cut_off(suspicious, clock)
+    suspicious.sweep()
+    await until_done(suspicious)
+    assert suspicious.suspects() == 30
+    clock.advance(19)
+    suspicious.renew_all(["users-left-1", "users-left-2", *(f"timelines-{n}" for n in range(9, 30))])
+    clock.advance(11)
+    suspicious.sweep()
+    assert suspicious.is_behind
+    assert len(up(suspicious, "users")) == len(suspicious.snapshot(["users"])) == 2
+    assert suspicious.services()["users"].count == 2
+    with pytest.raises(UnknownInstance):
+        suspicious.renew("users-29")
+    assert suspicious.renew_all(["users-28"]) == (0, ["users-28"])
+    await until_done(suspicious)
+    assert suspicious.suspects() == 0
+    assert sum(change.kind == "expired" for change in store.changes) == 9 + 30 + 2
+
+
+async def test_what_was_told_in_between_stays_true_when_some_are_heard(
+    suspicious: Registry, clock: ManualClock, store: RecordingStore
+) -> None:
+    """The verdict on those whose end has come does not change while they wait for their turn."""
+    await cut_off(suspicious, clock)
+    suspicious.sweep()
+    assert suspicious.count("users", Choice()) == 32
+    clock.advance(0.3)
+    suspicious.renew_all([f"users-{n}" for n in range(25)])
+    assert suspicious.count("users", Choice()) == 32
+    await until_done(suspicious)
+    assert suspicious.count("users", Choice()) == 32
+    assert suspicious.suspects() == 5
+
+
+async def test_readers_over_http_miss_nobody(api: Api, suspicious: Registry, clock: ManualClock) -> None:
+    await cut_off(suspicious, clock)
+    assert (await api.get("/services/users")).json["count"] == 32
+    await until_done(suspicious)
+    answer = await api.get("/services/users")
+    assert answer.json["count"] == 32
+    assert sum(instance.get("suspect", False) for instance in answer.json["instances"]) == 30

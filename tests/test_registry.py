@@ -6,7 +6,8 @@ import uuid
 import pytest
 from support import FIRST_INDEX, WALL, ManualClock, RecordingStore, a_registration, up
 
-from registryd.core.errors import StaleGeneration, UnknownInstance
+from registryd.core.access import Caller
+from registryd.core.errors import Forbidden, StaleGeneration, UnknownInstance
 from registryd.core.model import Change, Deregister, Report, Resume, SetOverride, Update
 from registryd.feed import Feed
 from registryd.registry import Registry, Tally, new_id
@@ -327,3 +328,85 @@ async def test_when_it_was_handed_out_is_remembered_into_the_next_life(
     await registry.register(a_registration("timelines" if way == "move" else "users"))
 
     assert registry._state.lease("i1").handed_out_at == WALL
+
+
+async def twelve_suspects(registry: Registry, clock: ManualClock) -> None:
+    registry._state.suspect_share = 0.5
+    for n in range(12):
+        await registry.register(a_registration(instance_id=f"i{n}", ttl=30.0))
+    clock.advance(30)
+
+
+async def test_whoever_asks_finds_suspects_listed_and_their_index_raised(
+    registry: Registry, clock: ManualClock, store: RecordingStore
+) -> None:
+    await twelve_suspects(registry, clock)
+    assert registry.index("users") == FIRST_INDEX + 24
+    assert len(ids(registry)) == registry.suspects() == 12
+    assert kinds(store.changes[12:]) == ["updated"] * 12
+
+    clock.advance(29.999)
+    assert len(ids(registry)) == 12
+    clock.advance(0.001)
+    assert ids(registry) == []
+    assert registry.tally().expired == 12
+
+
+async def test_a_heartbeat_of_a_suspect_is_a_change_and_the_next_one_is_none(
+    registry: Registry, clock: ManualClock
+) -> None:
+    await twelve_suspects(registry, clock)
+    before = registry.index("users")
+    assert registry.renew("i3").suspicion is None
+    assert registry.index("users") == before + 1
+    registry.renew("i3")
+    assert registry.renew_all(["i3", "i4", "nobody", "i4"]) == (3, ["nobody"])
+    assert registry.index("users") > before + 1
+    assert registry.suspects() == 10
+    index = registry.index("users")
+    registry.renew_all(["i3", "i4"])
+    assert registry.index("users") == index
+    assert registry.tally().renewed == 7
+
+
+async def test_a_report_of_a_suspect_ends_it_before_the_store_has_done_its_part(
+    registry: Registry, clock: ManualClock, store: RecordingStore
+) -> None:
+    await twelve_suspects(registry, clock)
+    registry.sweep()
+    store.hold()
+    asked = asyncio.ensure_future(registry.update(Update("i3", Report(weight=7))))
+    await store.waiting.wait()
+    assert registry.suspects() == 11
+    store.release()
+    assert (await asked).suspicion is None
+
+
+async def test_a_heartbeat_of_someone_who_may_not_does_not_end_it(registry: Registry, clock: ManualClock) -> None:
+    await twelve_suspects(registry, clock)
+    stranger = Caller("stranger", ["read"], ["*"])
+    with pytest.raises(Forbidden):
+        registry.renew("i3", caller=stranger)
+    with pytest.raises(StaleGeneration):
+        registry.renew("i3", generation=7)
+    assert registry.renew_all(["i3"], stranger) == (0, ["i3"])
+    assert registry.suspects() == 12
+
+
+async def test_a_change_under_way_at_the_end_of_a_lease_comes_true_for_a_suspect(
+    registry: Registry, clock: ManualClock, store: RecordingStore, feed: Feed
+) -> None:
+    registry._state.suspect_share = 0.5
+    for n in range(12):
+        await registry.register(a_registration(instance_id=f"i{n}", ttl=30.0))
+    seen: list[Change] = []
+    feed.subscribe(seen.append)
+    clock.advance(29)
+    store.hold()
+    asked = asyncio.ensure_future(registry.override(SetOverride("i3", "draining")))
+    await store.waiting.wait()
+    clock.advance(1)
+    registry.sweep()
+    store.release()
+    assert (await asked).status == "draining"
+    assert (seen[-1].status, seen[-1].suspicion is not None) == ("draining", True)

@@ -79,6 +79,7 @@ def _parts(entry: Lease | Change) -> tuple[Any, ...]:
         registered.weight,
         registered.generation,
         UNSET if entry.override is None else override(entry.override),
+        UNSET if entry.suspicion is None else True,
     )
 
 
@@ -208,6 +209,17 @@ def _why(one: Story) -> str:
         last = one.events[-1]
         what = "its lease ended" if last.kind == "expired" else f"it was {last.kind}"
         return f"{what} at {timestamp(last.at)}: {last.reason}"
+    if lease.suspicion is None:
+        return _why_listed(lease)
+    doubt = lease.suspicion
+    return (
+        f"{_why_listed(lease)}; it is suspect, as {doubt.silent} of {doubt.of} leases of "
+        f"{lease.instance.service_name!r} had gone silent (--suspect-share {doubt.share:g}), so that it may be us who "
+        f"cannot be reached: listed until {timestamp(doubt.until)} unless it is heard"
+    )
+
+
+def _why_listed(lease: Lease) -> str:
     if lease.override is not None:
         laid = lease.override
         until = f" until {timestamp(laid.until)}" if laid.until else ""

@@ -16,7 +16,8 @@ class OverrideShape(Struct):
 
 
 class InstanceShape(Struct):
-    """An instance. `status` is the effective one; while there is an override, it is shown too."""
+    """An instance. `status` is the effective one; while there is an override, it is shown too; and `suspect` is there
+    while it is listed although it is not heard any more."""
 
     instance_id: str
     service_name: str
@@ -32,6 +33,7 @@ class InstanceShape(Struct):
     weight: int
     generation: int
     override: OverrideShape | UnsetType = UNSET
+    suspect: bool | UnsetType = UNSET
 
 
 class WithdrawnShape(InstanceShape, kw_only=True):
@@ -113,6 +115,25 @@ class OverloadShape(Struct):
     cut_off: int
 
 
+class SuspectedShape(Struct):
+    """A service with suspects: of so many leases that are listed or have expired within a ttl (`of`), `silent` are not
+    heard any more, where `needed` of them make suspects."""
+
+    listed: int
+    of: int
+    silent: int
+    suspect: int
+    needed: int
+
+
+class SuspectsShape(Struct):
+    """The share that makes suspects, how many there are, and the services that have the most."""
+
+    share: float
+    instances: int
+    services: dict[str, SuspectedShape]
+
+
 class StatusShape(Struct, kw_only=True):
     """How the registry is; `reasons` are there when something needs a human."""
 
@@ -131,6 +152,7 @@ class StatusShape(Struct, kw_only=True):
     access: AccessShape | UnsetType = UNSET
     overload: OverloadShape | UnsetType = UNSET
     leases: LeasesShape
+    suspects: SuspectsShape | UnsetType = UNSET
 
 
 class EventShape(Struct):

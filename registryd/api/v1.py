@@ -21,6 +21,8 @@ from registryd.api.shapes import (
     ServicesShape,
     StatusShape,
     StoreShape,
+    SuspectedShape,
+    SuspectsShape,
     WithdrawnShape,
 )
 from registryd.core.access import Right
@@ -267,6 +269,7 @@ class StatusHandler(Handler):
             access=self._access_shape(),
             overload=self._overload_shape(),
             leases=LeasesShape(tally.renewed, tally.expired, stalls, round(stalled_seconds, 3)),
+            suspects=self._suspects_shape(),
         )
 
     head = get
@@ -286,6 +289,19 @@ class StatusHandler(Handler):
             overload.waiting.let_go,
         )
         return OverloadShape(*counts) if any(counts) else UNSET
+
+    def _suspects_shape(self) -> SuspectsShape | UnsetType:
+        registry = self.registry
+        if not registry.suspect_share and not registry.suspects():
+            return UNSET
+        services = {
+            one.service_name: SuspectedShape(
+                one.listed, one.verdict.of, one.verdict.silent, one.suspects, one.verdict.needed
+            )
+            for one in registry.suspected()
+            if self.caller.may("read", one.service_name)
+        }
+        return SuspectsShape(registry.suspect_share, registry.suspects(), services)
 
 
 class LivezHandler(Handler):

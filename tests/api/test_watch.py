@@ -142,6 +142,37 @@ async def test_every_change_follows_once_and_in_order(
         assert events[3].data["status"] == "draining", "as it was"
 
 
+async def test_suspects_are_heard_of_when_they_come_and_go(
+    reader_on: Any, api: Api, registry: Registry, clock: ManualClock
+) -> None:
+    registry._state.suspect_share = 0.5
+    for n in range(12):
+        await registry.register(a_registration(instance_id=f"u{n}", ttl=30.0))
+    async with reader_on() as reader:
+        await reader.event()
+        clock.advance(30)
+        registry.beat()
+        events = await reader.events(12)
+        assert {(event.kind, event.data["suspect"]) for event in events} == {("updated", True)}
+        await api.post("/heartbeat/u0")
+        await api.delete("/deregister/u1")
+        heard, gone = await reader.events(2)
+        assert (heard.kind, heard.instance_id, "suspect" in heard.data) == ("updated", "u0", False)
+        assert heard.data["last_heartbeat"] == "2024-01-15T10:30:30Z"
+        assert (gone.kind, gone.data["suspect"]) == ("deregistered", True), "as it was"
+        clock.advance(29)
+        registry.beat()
+    async with reader_on() as reader:
+        snapshot = (await reader.event()).data["instances"]
+        assert sum(instance.get("suspect", False) for instance in snapshot) == 10
+        clock.advance(1)
+        registry.beat()
+        events = await reader.events(11)
+        assert [(event.kind, event.data.get("suspect")) for event in events if event.instance_id != "u0"] == [
+            ("expired", True)
+        ] * 10
+
+
 async def test_a_watcher_of_some_services_hears_of_no_other(reader_on: Any, api: Api) -> None:
     await api.register("a", instance_id="a1")
     await api.register("b", instance_id="b1")

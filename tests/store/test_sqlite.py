@@ -12,7 +12,7 @@ from support import FIRST_INDEX, NOW, WALL, ManualClock, a_registration, new_sta
 
 from registryd.core.errors import StoreUnavailable
 from registryd.core.limits import Limits
-from registryd.core.model import Change, Deregister, Kept
+from registryd.core.model import Change, Deregister, Kept, SetOverride
 from registryd.core.state import State
 from registryd.feed import Feed
 from registryd.registry import Registry
@@ -162,6 +162,37 @@ async def test_a_failing_disk_refuses_changes_and_recovers_by_itself(
     await house.registry.register(a_registration(instance_id="i3"))
     await house.store.close()
     assert House(tmp_path).held() == ["i1", "i3"], "and what has ended meanwhile has ended for good"
+
+
+async def test_a_suspicion_neither_brings_back_what_has_gone_nor_undoes_what_was_answered(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.state.suspect_share = 0.5
+    for n in range(12):
+        await house.registry.register(a_registration(instance_id=f"i{n}", ttl=30.0))
+    house.clock.advance(29)
+    house.file.free.clear()
+    asked = [
+        asyncio.ensure_future(house.registry.deregister(Deregister("i0"))),
+        asyncio.ensure_future(house.registry.override(SetOverride("i1", "draining", "deploy"))),
+    ]
+    await settled()
+    house.clock.advance(1)  # the disk has both, or will have, and nobody else knows of them
+    house.registry.sweep()
+    house.registry.renew("i1")
+    assert house.state.suspects() == 11
+    house.file.free.set()
+    await asyncio.gather(*asked)
+    await house.store.close()
+
+    former = recover(StateFile(tmp_path), 30.0, WALL).contents
+    assert [kept.instance.instance_id for kept in former.instances] == [f"i{n}" for n in range(1, 12)]
+    assert [kept.override.reason for kept in former.instances if kept.override] == ["deploy"]
+    assert former.next_index > house.store.index
+    again = new_state()
+    again.suspect_share = 0.5
+    again.restore(former.instances, former.gone, NOW, WALL)
+    assert again.suspects() == 0, "leases begin anew"
+    again.check()
 
 
 async def test_what_cannot_be_written_at_the_end_is_said(tmp_path: Path, expect_log: ExpectLog) -> None:
