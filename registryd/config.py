@@ -88,6 +88,13 @@ def _seconds(least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+def _share(text: str) -> float:
+    share = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not 0 <= share <= 1:
+        raise ValueError("give a number from 0 to 1; 0 is off")
+    return share
+
+
 def _choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in choices:
@@ -132,6 +139,11 @@ class Config:
     cleanup_interval: float = _setting(
         10.0, "CLEANUP_INTERVAL", _seconds(0.1, 3600), "seconds between two sweeps for instances that are gone",
         reloads=True,
+    )  # fmt: skip
+    suspect_share: float = _setting(
+        0.0, "REGISTRYD_SUSPECT_SHARE", _share,
+        "share of the leases of a service, ten at least, that must have gone silent for those that end to be listed "
+        "for one more ttl, as suspect: it may be us who cannot be reached; 0 is off", reloads=True,
     )  # fmt: skip
     http: str = _setting(
         "auto", "REGISTRYD_HTTP", _choice("auto", "front", "tornado"),

@@ -137,7 +137,9 @@ class Server:
     def _open_registry(self) -> None:
         """Begins where the former life has ended, if there was one. Raises CannotUseState."""
         config = self._config
-        self._state = state = State(default_ttl=config.heartbeat_timeout, limits=config.limits)
+        self._state = state = State(
+            default_ttl=config.heartbeat_timeout, limits=config.limits, suspect_share=config.suspect_share
+        )
         recovers_for = 0.0
         file = StateFile(Path(config.state_dir)) if config.state_dir else None
         if file is not None:
@@ -236,10 +238,14 @@ class Server:
 
     def _reasons(self) -> list[str]:
         """What needs a human."""
-        late = [] if self._sweeper.is_alive() else ["sweep_late"]
-        trouble = [self._store.trouble] if self._store.trouble else []
-        overload = ["refuses_connections"] if self._acceptor.is_refusing else []
-        return late + trouble + overload + (["recovering"] if self._registry.is_recovering else [])
+        reasons = [
+            (not self._sweeper.is_alive(), "sweep_late"),
+            (self._store.trouble is not None, self._store.trouble or ""),
+            (self._acceptor.is_refusing, "refuses_connections"),
+            (self._registry.suspects() > 0, "suspects"),
+            (self._registry.is_recovering, "recovering"),
+        ]
+        return [reason for is_so, reason in reasons if is_so]
 
     def _unready(self) -> list[str]:
         """What serving needs and is not there."""
@@ -305,6 +311,7 @@ class Server:
         self._change_log.set_level(config.log_level)
         self._context.daemon.heartbeat_timeout = self._state.default_ttl = config.heartbeat_timeout
         self._context.daemon.cleanup_interval = config.cleanup_interval
+        self._state.suspect_share = config.suspect_share
         if config.cleanup_interval != before.cleanup_interval:
             self._sweeper.sweep_every(config.cleanup_interval)
         self._hosts.take(config.allow_hosts.split(","))

@@ -31,6 +31,7 @@ def test_nothing_given_is_the_defaults() -> None:
 
 def test_every_setting_can_be_given_as_a_flag_and_in_the_environment() -> None:
     samples = {"host": "::1", "http": "tornado", "log_level": "debug", "log_format": "json", "settings": "/dev/null"}
+    samples["suspect_share"] = "0.77"
     for setting in settings():
         if setting.name == "state_dir":
             continue
@@ -64,6 +65,12 @@ def test_limits_arrive_in_one_piece() -> None:
     ("argv", "environ", "line"),
     [
         (["--port", "x"], {}, "--port: 'x' cannot be used; give a whole number from 0 to 65535"),
+        (
+            ["--suspect-share", "1.01"],
+            {},
+            "--suspect-share: '1.01' cannot be used; give a number from 0 to 1; 0 is off",
+        ),
+        (["--suspect-share", "50%"], {}, "--suspect-share: '50%' cannot be used; give a number from 0 to 1; 0 is off"),
         (["--port", "65536"], {}, "--port: '65536' cannot be used; give a whole number from 0 to 65535"),
         (["--port", "-1"], {}, "--port: '-1' cannot be used; give a whole number from 0 to 65535"),
         (["--port", "\u0661"], {}, "--port: '\u0661' cannot be used; give a whole number from 0 to 65535"),

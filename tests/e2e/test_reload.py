@@ -81,6 +81,26 @@ def test_who_watches_goes_on(configured: Configured) -> None:
         assert line.startswith(b"event: registered")
 
 
+def test_a_share_that_makes_suspects_is_in_force_from_then_on(configured: Configured) -> None:
+    daemon = configured.daemon
+    assert "suspects" not in daemon.fetch("/status").json
+    changed = "reloaded: --suspect-share from 0 to 0.5"
+    assert configured.reload("REGISTRYD_SUSPECT_SHARE=0.5\n") == (0, [changed])
+    assert daemon.fetch("/status").json["suspects"] == {"share": 0.5, "instances": 0, "services": {}}
+    with daemon.connect() as watching, watching.makefile("rb") as stream:
+        watching.sendall(b"GET /watch HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b"snapshot" not in stream.readline():
+            pass
+        for n in range(12):
+            daemon.register(instance_id=f"u{n}", ttl=2)
+        while (line := stream.readline()) and b'"suspect":true' not in line:
+            pass
+        assert b"instance_id" in line
+        status = daemon.fetch("/status").json
+        assert (status["status"], status["reasons"]) == ("degraded", ["suspects"])
+    daemon.wait_for_line("INFO updated service=users .*reason=.suspect: 1. of 1. leases of ")
+
+
 def test_what_needs_a_restart_is_named_until_it_has_had_one(configured: Configured) -> None:
     for _ in range(2):
         status, lines = configured.reload("REGISTRYD_HOST=::1\nHEARTBEAT_TIMEOUT=20\n")
