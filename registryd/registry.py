@@ -80,6 +80,15 @@ class Suspected(NamedTuple):
     verdict: Verdict
 
 
+class Renewals(NamedTuple):
+    """What has come of a heartbeat for many: how many were renewed, and the ids that are unknown to the caller. Of
+    these, so many are there, but not his to change."""
+
+    renewed: int
+    unknown: list[str]
+    forbidden: int
+
+
 class Story(NamedTuple):
     """What is known of one instance: its lease while it has one, and its last changes, the oldest first."""
 
@@ -212,20 +221,19 @@ class Registry:
         self._renewed += 1
         return lease
 
-    def renew_all(self, instance_ids: Iterable[str], caller: Caller = EVERYONE) -> tuple[int, list[str]]:
-        """A heartbeat for each; gives back how many there were, and the ids that are unknown: to the caller, so that
-        those are among them which he may not change."""
+    def renew_all(self, instance_ids: Iterable[str], caller: Caller = EVERYONE) -> Renewals:
+        """A heartbeat for each."""
         now, wall = self._settle(), self._clock.wall()
-        renewed, unknown, is_free = 0, [], caller is EVERYONE
+        renewed, unknown, forbidden, is_free = 0, [], 0, caller is EVERYONE
         suspects: list[Lease] = []
         for instance_id in instance_ids:
             lease = self._state.find(instance_id)
-            if (
-                lease is None
-                or (lease.expires_at <= now and self._state.has_ended(lease, now))
-                or not (is_free or caller.may_change(lease.instance))
-            ):
+            if lease is None or (lease.expires_at <= now and self._state.has_ended(lease, now)):
                 unknown.append(instance_id)
+                continue
+            if not (is_free or caller.may_change(lease.instance)):
+                unknown.append(instance_id)
+                forbidden += 1
                 continue
             if lease.suspicion is None:
                 self._state.renew(lease, now, wall)
@@ -235,7 +243,7 @@ class Registry:
         if suspects:
             self._hear(suspects)
         self._renewed += renewed
-        return renewed, unknown
+        return Renewals(renewed, unknown, forbidden)
 
     def is_registered(self, instance_id: str) -> bool:
         """Whether there is such an instance. Whoever asks is not a reader."""

@@ -88,7 +88,7 @@ async def a_heartbeat(registry: Registry) -> None:
 
 
 async def heartbeats(registry: Registry) -> None:
-    assert registry.renew_all(["users-29", "users-left-1", "timelines-28"]) == (1, ["users-29", "timelines-28"])
+    assert registry.renew_all(["users-29", "users-left-1", "timelines-28"]) == (1, ["users-29", "timelines-28"], 0)
 
 
 async def a_report(registry: Registry) -> None:
@@ -351,7 +351,7 @@ async def test_heartbeats_in_a_cut_that_comes_to_light_are_heard(suspicious: Reg
     assert suspicious.is_behind
     assert suspicious.renew("users-29").expires_at == clock.now() + 30
     ids = ["users-0", "users-28", "users-left-1", "timelines-8"]
-    assert suspicious.renew_all(ids) == (3, ["timelines-8"])
+    assert suspicious.renew_all(ids) == (3, ["timelines-8"], 0)
     await until_done(suspicious)
     assert suspicious.suspects() == 27
 
@@ -372,7 +372,7 @@ async def test_the_second_end_of_a_mass_is_as_exact_as_the_first(
     assert suspicious.services()["users"].count == 2
     with pytest.raises(UnknownInstance):
         suspicious.renew("users-29")
-    assert suspicious.renew_all(["users-28"]) == (0, ["users-28"])
+    assert suspicious.renew_all(["users-28"]) == (0, ["users-28"], 0)
     await until_done(suspicious)
     assert suspicious.suspects() == 0
     assert sum(change.kind == "expired" for change in store.changes) == 9 + 30 + 2

@@ -360,7 +360,7 @@ async def test_a_heartbeat_of_a_suspect_is_a_change_and_the_next_one_is_none(
     assert registry.renew("i3").suspicion is None
     assert registry.index("users") == before + 1
     registry.renew("i3")
-    assert registry.renew_all(["i3", "i4", "nobody", "i4"]) == (3, ["nobody"])
+    assert registry.renew_all(["i3", "i4", "nobody", "i4"]) == (3, ["nobody"], 0)
     assert registry.index("users") > before + 1
     assert registry.suspects() == 10
     index = registry.index("users")
@@ -389,7 +389,7 @@ async def test_a_heartbeat_of_someone_who_may_not_does_not_end_it(registry: Regi
         registry.renew("i3", caller=stranger)
     with pytest.raises(StaleGeneration):
         registry.renew("i3", generation=7)
-    assert registry.renew_all(["i3"], stranger) == (0, ["i3"])
+    assert registry.renew_all(["i3"], stranger) == (0, ["i3"], 1)
     assert registry.suspects() == 12
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType, field
 
 from registryd.api import render
-from registryd.api.base import Handler, call
+from registryd.api.base import Handler, call, note_refusal
 from registryd.api.context import Context
 from registryd.api.durations import parse_wait
 from registryd.api.problems import NotReady, TooFew
@@ -27,6 +27,7 @@ from registryd.api.shapes import (
 )
 from registryd.core.access import Right
 from registryd.core.choice import Choice
+from registryd.core.errors import Forbidden
 from registryd.core.model import Deregister, OverrideStatus, Register, Report, Resume, SetOverride, Update
 
 #: Seconds that a reader waits who says since when and not how long.
@@ -124,7 +125,11 @@ class HeartbeatsHandler(Handler):
     @call(body=InstanceIds, answer=RenewedAllShape, needs=TO_CHANGE)
     def post(self, *, body: InstanceIds) -> object:
         """Renews many leases at once."""
-        return RenewedAllShape(*self.registry.renew_all(body.instance_ids, self.caller))
+        renewals = self.registry.renew_all(body.instance_ids, self.caller)
+        if renewals.forbidden:  # the answer does not tell, but whoever looks after the registry is to know
+            error = Forbidden(self.caller.name, "operate", f"{renewals.forbidden} of the instances that it names")
+            note_refusal(self.access, error, self.origin.address, "POST /heartbeats")
+        return RenewedAllShape(renewals.renewed, renewals.unknown)
 
 
 class DeregisterHandler(Handler):

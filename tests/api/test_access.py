@@ -56,7 +56,7 @@ CALLS: dict[tuple[str, str], set[str]] = {
     ("POST", "/heartbeats"): {"owner", "other", "blind", "operator", "admin"},
     ("GET", "/explain/u1"): {"reader", "owner", "other", "blind", "operator", "admin"},
 }
-BODIES = {"/register": USERS, "/heartbeats": {"instance_ids": ["u1"]}}
+BODIES = {"/register": USERS, "/heartbeats": {"instance_ids": ["nobody"]}}
 
 
 @pytest.fixture
@@ -154,13 +154,19 @@ async def test_lists_have_what_one_may_read(api: Api, tokens: Tokens, expect_log
     assert explained["instances"] == []
 
 
-async def test_a_batch_renews_ones_own_and_does_not_know_the_others(api: Api, tokens: Tokens) -> None:
+async def test_a_batch_renews_ones_own_and_does_not_know_the_others(
+    api: Api, tokens: Tokens, access: Access, expect_log: ExpectLog
+) -> None:
     await register(api, tokens.owner)
     await register(api, tokens.other, instance_id="u2")
     body = {"instance_ids": ["u1", "u2", "u3"]}
 
-    assert (await api("POST", "/heartbeats", body, **tokens.owner)).json == {"renewed": 1, "unknown": ["u2", "u3"]}
-    assert (await api("POST", "/heartbeats", body, **tokens.other)).json == {"renewed": 1, "unknown": ["u1", "u3"]}
+    with expect_log(
+        "refused peer=127.0.0.1 request=POST /heartbeats: .* `operate` for 1 of the instances that it names"
+    ):
+        assert (await api("POST", "/heartbeats", body, **tokens.owner)).json == {"renewed": 1, "unknown": ["u2", "u3"]}
+        assert (await api("POST", "/heartbeats", body, **tokens.other)).json == {"renewed": 1, "unknown": ["u1", "u3"]}
+    assert access.refused["forbidden"] == 2
     assert (await api("POST", "/heartbeats", body, **tokens.operator)).json == {"renewed": 2, "unknown": ["u3"]}
 
 

@@ -91,7 +91,7 @@ def measure(instances: int) -> None:
 
     def heartbeats() -> None:
         for batch in batches:
-            json_bytes(RenewedAllShape(*registry.renew_all(reader.body(InstanceIds, batch).instance_ids)))
+            json_bytes(RenewedAllShape(*registry.renew_all(reader.body(InstanceIds, batch).instance_ids)[:2]))
 
     unit = cost(clock, look_up, HEARTBEATS)
     for name, work, count in [
