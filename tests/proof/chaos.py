@@ -52,7 +52,7 @@ SHIFTED = Path(__file__).with_name("shifted.py")
 DISK = 16_000_000
 #: How slow the network can be made, the first that the kernel can do: late and with losses, or narrow.
 SLOW = {
-    "netem": ("netem", "delay", "60ms", "50ms", "loss", "2%"),
+    "netem": ("netem", "delay", "60ms", "20ms", "loss", "2%"),
     "tbf": ("tbf", "rate", "250kbit", "burst", "2000", "latency", "1s"),
 }
 #: Seconds of the wall clock that it is off at most. What a restart finds is remembered for an hour of the wall clock.

@@ -18,8 +18,8 @@ which each answer is what the model gives:
   clock: the monotonic clock less the seconds of stalls, which `/status` tells. When a renewal took effect is known up
   to its invocation and answer, and so is the end of the lease: between the two ends an instance may be listed or not,
   before the first it must be, from the second on it must not, and no heartbeat brings it back. There is no other
-  tolerance, but for the millisecond to which the registry rounds what it says of stalls.
-  A stop that was longer than a second is among them, all of it.
+  tolerance, but for the millisecond to which the registry rounds what it says of stalls. A stop that was longer than a
+  second is among those, all of it.
 - After a kill all is as it was answered, each lease anew for its ttl from some moment of the start on. What had no
   answer is done or not. What a failing disk has refused last may turn out to be done, if no change came after it. That
   a lease has ended may be forgotten, if nothing was answered since that has been written after it.
@@ -39,7 +39,9 @@ it.
 An operation that got no answer is open until it is proven to be over, which spares the set: a heartbeat, when two
 calls of `/status` in a row, each on a new connection, were answered after the client had reset its connection (the
 registry takes what comes in order); a change, when a later one of the same id was answered (those wait for each
-other); all, when that life of the registry has ended.
+other); all, when that life of the registry has ended. Until then such a heartbeat may have renewed the lease, and
+nothing more is made of it. Such a registration that was seen later counts as answered by then; one that was not has
+never been, where each generation from before it was asked for until after it was over is another's.
 
 **Not checked**: statuses, overrides, reports and other contents of an instance; ids that move between services;
 choices (`tag=`, `pick=` ...), `/watch`, long polls, `POST /heartbeats`, access control; that an answer comes soon;
@@ -59,6 +61,8 @@ from registryd.clock import AWAY
 
 #: Seconds by which what `/status` says of stalls is rounded, both ways.
 ROUNDING = 0.001
+#: Generations of an id that are kept, to tell what became of registrations without an answer.
+KEPT_CLAIMS = 1_000
 #: Situations beyond which nothing is decided.
 MOST_SITUATIONS = 20_000
 
@@ -101,9 +105,6 @@ class Entry(NamedTuple):
     def may_have_ended(self, moment: float) -> bool:
         return self.ends_since <= moment + ROUNDING
 
-    def must_have_ended(self, moment: float) -> bool:
-        return self.ends_until + ROUNDING <= moment
-
 
 class State(NamedTuple):
     """A service in one situation: its ids, by position; the last index seen, and whether the list has changed since."""
@@ -140,12 +141,18 @@ class Service:
         #: What is under way: invoked and not answered.
         self._pending: dict[int, Timed] = {}
         self._refused: list[Operation] = []
+        #: Heartbeats without an answer, by id.
+        self._perhaps: dict[str, list[Timed]] = {}
         self._refusals: set[Refusal] = set()
 
     def begin(self, timed: Timed) -> None:
         """An operation was invoked."""
-        self._know(timed.operation)
-        self._pending[timed.operation.number] = timed
+        operation = timed.operation
+        self._know(operation)
+        if (operation.kind, operation.outcome) == ("heartbeat", "unknown"):
+            self._perhaps.setdefault(operation.instance_id, []).append(timed)
+        else:
+            self._pending[operation.number] = timed
 
     def _know(self, operation: Operation) -> None:
         """Makes places for ids that are new."""
@@ -169,6 +176,9 @@ class Service:
         del self._pending[operation.number]
         if operation.kind in CHANGES and operation.outcome == "ok":  # the disk takes what it is given again
             self._forget_refused(operation)
+        if operation.kind in ("register", "heartbeat") and operation.outcome == "ok":  # its lease is not shorter
+            perhaps = self._perhaps.get(operation.instance_id, [])
+            self._perhaps[operation.instance_id] = [one for one in perhaps if one.until > timed.since]
 
     def refuse(self, operation: Operation) -> None:
         """The disk did not take a change."""
@@ -180,15 +190,28 @@ class Service:
         """What was refused before another change was asked for was not refused last, and never will be done."""
         self._refused = [one for one in self._refused if one.ended > operation.invoked]
 
-    def close(self, number: int, moment: float) -> None:
+    def close(self, operation: Operation, moment: float) -> None:
         """An operation without an answer is over: if it has not taken effect by that moment it never will."""
-        timed = self._pending[number]._replace(until=moment)
-        self._pending[number] = timed
+        if operation.kind == "heartbeat":
+            perhaps = self._perhaps.get(operation.instance_id, [])
+            closed = [one._replace(until=moment) if one.operation is operation else one for one in perhaps]
+            self._perhaps[operation.instance_id] = closed
+            return
+        number = operation.number
+        timed = self._pending[number] = self._pending[number]._replace(until=moment)
         after = {(state, done - {number}) for state, done in self.situations}
         for situation in self.situations:
             after |= self._ways(situation, timed)
         del self._pending[number]
         self.situations = after
+
+    def _must_have_ended(self, instance_id: str, entry: Entry, moment: float) -> bool:
+        """Whether a lease has ended by then, even if heartbeats without an answer have renewed it."""
+        until = entry.ends_until
+        for timed in self._perhaps.get(instance_id, ()):
+            if timed.since < until:
+                until = max(until, timed.until + entry.ttl)
+        return until + ROUNDING <= moment
 
     def restart(self, dead: float, life: Life) -> None:
         """The registry was killed and began anew; `dead` is when, on the lease clock of the life that has ended."""
@@ -201,7 +224,7 @@ class Service:
             if len(after) > MOST_SITUATIONS:
                 raise Undecided(f"service {self.name} may be in {len(after)} situations after a restart")
         self.situations = {(state, frozenset()) for state in after}
-        self._pending, self._refused = {}, []
+        self._pending, self._refused, self._perhaps = {}, [], {}
 
     def _restored(
         self, situation: Situation, instance_id: str, pending: Iterable[Timed], dead: float, life: Life
@@ -219,18 +242,15 @@ class Service:
         number = wanted.operation.number
         if number in done:
             return {(state, done - {number})}
-        return {
-            (state, done - {number})
-            for state, done in self._reach(situation, wanted, wanted.until)
-            if number in done
-        }  # fmt: skip
+        reached = self._reach(situation, wanted, wanted.until)
+        return {(state, done - {number}) for state, done in reached if number in done}
 
     def _reach(self, situation: Situation, wanted: Timed | None, moment: float) -> Iterator[Situation]:
         """All situations that follow when operations under way take effect one after the other, by `moment`, until the
         wanted one has."""
         seen, stack = {situation}, [situation]
         while stack:
-            state, done = self._absorb(*stack.pop(), wanted, moment)
+            state, done = self._absorb(*stack.pop(), moment)
             yield state, done
             if wanted is not None and wanted.operation.number in done:
                 continue
@@ -249,7 +269,7 @@ class Service:
                         )
                     stack.append(reached)
 
-    def _absorb(self, state: State, done: frozenset[int], wanted: Timed | None, moment: float) -> Situation:
+    def _absorb(self, state: State, done: frozenset[int], moment: float) -> Situation:
         """Has all take effect that changes nothing: sooner is never worse."""
         absorbed = [
             number
@@ -272,15 +292,15 @@ class Service:
                 return Refusal(operation.instance_id, _alive(entry))
             return state if gone is entry else state.replace(place, gone)
         if operation.kind == "register":
-            return self._register(_saved(state, timed), place, timed)
-        refusal = _refusal(entry, timed)
+            return self._register(self._saved(state, timed), place, timed)
+        refusal = self._refusal(entry, timed)
         if refusal is not None:
             return Refusal(operation.instance_id, refusal)
         if operation.outcome == "stale_generation":
             return state
         if operation.kind == "heartbeat":
             return state._replace(entries=state.replace(place, _renewed(entry, timed)).entries)
-        return _saved(state, timed).replace(place, entry.gone())
+        return self._saved(state, timed).replace(place, entry.gone())
 
     def _register(self, state: State, place: int, timed: Timed) -> State | Refusal:
         operation, generation = timed.operation, state.entries[place].generation + 1
@@ -303,7 +323,7 @@ class Service:
                     state = state.replace(place, gone)
             elif not entry.is_there:
                 return Refusal(instance_id, "it is not registered, so it must not be listed")
-            elif entry.must_have_ended(timed.since):
+            elif self._must_have_ended(instance_id, entry, timed.since):
                 return Refusal(instance_id, f"{_alive(entry)}, so it must not be listed any more")
             elif found != (wanted := Registration(entry.registered_by, entry.generation)):
                 return Refusal(instance_id, f"it is generation {wanted.generation}, registered by #{wanted.number}")
@@ -311,6 +331,32 @@ class Service:
             changed = "has changed" if state.is_new else "is the same"
             return Refusal("", f"its list {changed} since it had index {state.seen}")
         return state._replace(seen=operation.index, is_new=False)
+
+    def _refusal(self, entry: Entry, timed: Timed) -> str | None:
+        """Why what needs a registered id cannot have been answered as it was."""
+        operation = timed.operation
+        if not entry.is_there:
+            return "it is not registered"
+        if self._must_have_ended(operation.instance_id, entry, timed.since):
+            return f"{_alive(entry)}, which was before"
+        is_stale = operation.generation not in (None, entry.generation)
+        if is_stale != (operation.outcome == "stale_generation"):
+            return f"it is generation {entry.generation}"
+        found = operation.found
+        if found is not None and found != Registration(entry.registered_by, entry.generation):
+            return f"it is generation {entry.generation}, registered by #{entry.registered_by}"
+        return None
+
+    def _saved(self, state: State, timed: Timed) -> State:
+        """A change that is answered is written, and before it all ends of leases that had come when it was asked
+        for."""
+        if timed.operation.outcome != "ok":
+            return state
+        entries = [
+            entry.gone() if entry.ttl and self._must_have_ended(name, entry, timed.since) else entry
+            for name, entry in zip(self._places, state.entries, strict=True)
+        ]
+        return state._replace(entries=tuple(entries))
 
     def _explain(self, wanted: Timed) -> str:
         refusals = sorted(self._refusals)
@@ -342,37 +388,11 @@ def _ended(entry: Entry, moment: float) -> Entry | None:
     return entry._replace(is_there=False, is_saved=False) if entry.may_have_ended(moment) else None
 
 
-def _refusal(entry: Entry, timed: Timed) -> str | None:
-    """Why what needs a registered id cannot have been answered as it was."""
-    operation = timed.operation
-    if not entry.is_there:
-        return "it is not registered"
-    if entry.must_have_ended(timed.since):
-        return f"{_alive(entry)}, which was before"
-    is_stale = operation.generation not in (None, entry.generation)
-    if is_stale != (operation.outcome == "stale_generation"):
-        return f"it is generation {entry.generation}"
-    found = operation.found
-    if found is not None and found != Registration(entry.registered_by, entry.generation):
-        return f"it is generation {entry.generation}, registered by #{entry.registered_by}"
-    return None
-
-
 def _renewed(entry: Entry, timed: Timed) -> Entry:
     """With a lease that ends its ttl after a heartbeat. The order of several does not matter: none makes it shorter."""
     since, until = max(entry.ends_since, timed.since + entry.ttl), max(entry.ends_until, timed.until + entry.ttl)
     by = entry.renewed_by if until == entry.ends_until else timed.operation.number
     return entry._replace(ends_since=since, ends_until=until, renewed_by=by)
-
-
-def _saved(state: State, timed: Timed) -> State:
-    """A change that is answered is written, and before it all ends of leases that had come when it was asked for."""
-    if timed.operation.outcome != "ok":
-        return state
-    entries = [
-        entry.gone() if entry.ttl and entry.must_have_ended(timed.since) else entry for entry in state.entries
-    ]  # fmt: skip
-    return state._replace(entries=tuple(entries))
 
 
 def _restored(entry: Entry, dead: float, life: Life) -> list[Entry]:
@@ -463,6 +483,8 @@ class Checker:
         self._indices = Indices()
         #: Operations without an answer that may still take effect.
         self._open: list[Operation] = []
+        #: Which generations are known to be whose, by id: the last ones.
+        self._claims: dict[str, dict[int, Operation]] = {}
         self._restarts = 0
         self._recent: list[Operation] = []
         #: How many answers were explained, indices compared, and situations there were at most.
@@ -485,6 +507,7 @@ class Checker:
                 self._clocks[life.number].must_know(since, until)
         self.compared += self._indices.check(operations)
         asked = [one for one in operations if one.kind != "status" and (one.kind, one.outcome) != ("lookup", "unknown")]
+        asked = self._resolved(asked, dead)
         self._recent = [*self._recent[-5000:], *asked]
         events: list[Event] = [*self._begins_and_answers(asked), *self._closings(asked), *self._restarts_in(lives)]
         for moment, _, what, subject in sorted(events, key=lambda event: event[:2]):
@@ -498,7 +521,7 @@ class Checker:
         if what == "begin":
             service.begin(self._timed(subject))
         elif what == "close":
-            service.close(subject.number, self._clocks[subject.life].no_later(moment))
+            service.close(subject, self._clocks[subject.life].no_later(moment))
         elif subject.outcome == "store_unavailable":
             service.refuse(subject)
         else:
@@ -530,18 +553,44 @@ class Checker:
 
     def _closings(self, asked: Sequence[Operation]) -> Iterator[Event]:
         """When each that got no answer was over, as far as is known by now."""
-        answered = [one for one in asked if one.kind in CHANGES and one.outcome != "unknown"]
         still: list[Operation] = []
         for operation in [*self._open, *(one for one in asked if one.outcome == "unknown")]:
-            over = self._clocks[operation.life].over(operation.ended)
             if operation.kind in CHANGES:
-                later = (one.ended for one in answered if _comes_after(one, operation))
-                over = min(later, default=math.inf)
+                over = _over(operation, asked)
+            else:
+                over = self._clocks[operation.life].over(operation.ended)
             if math.isinf(over):
                 still.append(operation)
             else:
                 yield over, 2, "close", operation
         self._open = still
+
+    def _resolved(self, asked: Sequence[Operation], dead: dict[int, float]) -> list[Operation]:
+        """Registrations without an answer that were seen later have had one. Others have not been done where all
+        generations are known to be someone else's: those from before they were asked for until they were over."""
+        seen: dict[int, tuple[float, Registration]] = {}
+        for one in asked:
+            for found in [*one.listed.values(), *([one.found] if one.found else [])]:
+                if one.ended < seen.get(found.number, (math.inf, found))[0]:
+                    seen[found.number] = one.ended, found
+        resolved = [_seen(one, *seen[one.number], dead[one.life]) if one.number in seen else one for one in asked]
+        for one in resolved:
+            if one.kind == "register" and one.found is not None:
+                claims = self._claims.setdefault(one.instance_id, {})
+                claims[one.found.generation] = one
+        done = [one for one in resolved if not self._never_was(one, min(_over(one, resolved), dead[one.life]))]
+        for instance_id, claims in self._claims.items():
+            self._claims[instance_id] = dict(sorted(claims.items())[-KEPT_CLAIMS:])
+        return done
+
+    def _never_was(self, operation: Operation, over: float) -> bool:
+        if (operation.kind, operation.outcome) != ("register", "unknown"):
+            return False
+        claims = self._claims.get(operation.instance_id, {})
+        before = max((number for number, one in claims.items() if one.ended <= operation.invoked), default=0)
+        later = (number for number, one in claims.items() if one.invoked >= over and number > before)
+        after = min(later, default=0)
+        return after > 0 and all(number in claims for number in range(before + 1, after))
 
     def _restarts_in(self, lives: Sequence[Life]) -> Iterator[Event]:
         for before, after in itertools.pairwise(lives[self._restarts :]):
@@ -575,5 +624,23 @@ def _clamped(operation: Operation, dead: float) -> Operation:
     return msgspec.structs.replace(operation, ended=dead)
 
 
-def _comes_after(one: Operation, other: Operation) -> bool:
-    return (one.life, one.instance_id) == (other.life, other.instance_id) and one.invoked >= other.ended
+def _seen(operation: Operation, moment: float, found: Registration, dead: float) -> Operation:
+    """A registration that got no answer, and was seen."""
+    if operation.outcome != "unknown":
+        return operation
+    return msgspec.structs.replace(operation, outcome="ok", found=found, ended=min(moment, dead))
+
+
+def _over(operation: Operation, asked: Iterable[Operation]) -> float:
+    """When a change without an answer was over, as a later one of the same id was answered."""
+    if operation.outcome != "unknown":
+        return operation.ended
+    later = (
+        one.ended
+        for one in asked
+        if one.kind in CHANGES
+        and one.outcome != "unknown"
+        and (one.life, one.instance_id) == (operation.life, operation.instance_id)
+        and one.invoked >= operation.ended
+    )
+    return min(later, default=math.inf)

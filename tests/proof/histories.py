@@ -66,14 +66,14 @@ def prove(
     trial = Trial(Workload(seed), start, Book(out))
     try:
         asyncio.run(record(trial, seconds, rounds=rounds, kill=kill))
-        asyncio.run(trial.end(signal.SIGTERM))
+        status = asyncio.run(trial.end(signal.SIGTERM))
     except (Violation, Undecided) as found:
         print(found)
         return False
     finally:
         trial.close()
         print(f"{trial.summary()}; seed {seed}")
-    return True
+    return status == 0
 
 
 def main() -> None:

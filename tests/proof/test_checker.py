@@ -270,13 +270,37 @@ def test_a_heartbeat_without_an_answer_is_over_after_two_answers(told: Told, ans
     told.heartbeat(2, 3, "a", outcome="unknown")
     for n in range(answers):
         told.status(4 + n, 5 + n)
-    told.lookup(14, 14.1, 100, a=(a, 1))
-    if answers == 1:
-        told.judge()
-        return
+    told.lookup(15.8, 15.9, 100, a=(a, 1))
+    told.judge()
     told.lookup(16.1, 16.2, 100, a=(a, 1))
+    if answers == 2:
+        assert refused(told)
 
-    assert "its lease ends between 12.0000 and 16.0000" in refused(told)
+
+def test_a_registration_without_an_answer_that_was_seen_is_done(told: Told) -> None:
+    a = told.register(0, 1, "a", outcome="unknown")
+    told.lookup(4, 5, 100, a=(a, 1))
+    told.lookup(6, 7, 101)
+
+    assert "its lease ends between 10.0000 and 15.0000" in refused(told)
+
+
+def test_registrations_without_an_answer_that_nobody_saw_were_not_where_no_generation_is_left(told: Told) -> None:
+    told.register(0, 1, "a", 1)
+    for n in range(12):
+        told.register(2, 3 + n, "a", outcome="unknown")
+    told.register(20, 21, "a", 2)
+    told.register(22, 23, "a", 3)
+    told.judge()
+
+
+def test_one_of_them_was_where_one_is_left(told: Told) -> None:
+    told.register(0, 1, "a", 1)
+    told.register(2, 3, "a", outcome="unknown")
+    told.register(2, 4, "a", outcome="unknown")
+    told.register(20, 21, "a", 3)
+    told.register(22, 23, "a", 4)
+    told.judge()
 
 
 def test_after_a_kill_all_is_as_it_was_answered_and_leases_begin_anew(told: Told) -> None:

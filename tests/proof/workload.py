@@ -113,7 +113,10 @@ class Workload:
         finally:
             for task in [*asking, watching]:
                 task.cancel()
-            await asyncio.gather(*asking, watching, return_exceptions=True)
+            results = await asyncio.gather(*asking, watching, return_exceptions=True)
+        failed = [result for result in results if isinstance(result, Exception)]
+        if failed:
+            raise failed[0]
         for service in self.services:
             await self._ask_once(Draft("lookup", service))
         for _ in range(2):
@@ -153,8 +156,10 @@ class Workload:
         where = self.where
         wire = None if where is None else await self._open(where)
         if wire is not None and where is not None:
-            await self._ask(wire, 0, where.life, draft)
-            self._let_go(wire)
+            try:
+                await self._ask(wire, 0, where.life, draft)
+            finally:
+                self._let_go(wire)
 
     async def _open(self, where: Where) -> Wire | None:
         with contextlib.suppress(OSError):  # TimeoutError is one
