@@ -141,14 +141,15 @@ class Server:
             default_ttl=config.heartbeat_timeout, limits=config.limits, suspect_share=config.suspect_share
         )
         recovers_for = 0.0
+        index = int(time.time() * 1e6)
         file = StateFile(Path(config.state_dir)) if config.state_dir else None
         if file is not None:
             contents, recovers_for = recover(file, config.heartbeat_timeout, time.time())
+            index = max(index, contents.next_index)
+            file.put_aside(index)
         # Not before: the disk may take its time, which is nobody's stall.
         self._clock = clock = LeaseClock()
-        index = int(clock.started_wall * 1e6)
         if file is not None:
-            index = max(index, contents.next_index)
             state.restore(contents.instances, contents.gone, clock.now(), clock.wall())
             store = SqliteStore(file, index)
             store.probe()

@@ -178,6 +178,13 @@ class StateFile:
         if self._wal().stat().st_size >= self._most_bytes:
             self._bring_in(db)
 
+    def put_aside(self, index: int) -> None:
+        """Puts numbers above `index` aside before any is handed out. Otherwise a life whose disk takes nothing would
+        leave no trace, and the next one, should the wall clock have gone back, would hand out its numbers again. A disk
+        that does not take even this is found by the first write."""
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self.write((), index)
+
     def _bring_in(self, db: sqlite3.Connection) -> None:
         """Brings what is in the WAL into the file. By itself SQLite would do so in COMMIT, which would fail with it
         although what it was for is on the disk: in the WAL. There it stays if this fails (`lagging` says why), until

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from process import Process, RunningDaemon, StartDaemon
 
+from registryd.store.file import opened
+
 pytestmark = pytest.mark.e2e
 
 KILLS = 100
@@ -107,6 +109,34 @@ def test_what_was_answered_is_there_after_a_hundred_kills(start_daemon: StartDae
         daemon.wait()
 
     assert sum(ledger.answers for ledger in ledgers) >= KILLS
+
+
+#: Becomes a registryd whose disk takes nothing from the moment on when it serves.
+HANGING = """
+import sys
+from concurrent.futures import Future
+from registryd import cli
+from registryd.store.sqlite import DiskThread
+
+DiskThread.submit = lambda self, do, *args: Future()
+sys.exit(cli.main())
+"""
+
+
+def test_no_index_comes_again_after_a_life_in_which_nothing_could_be_written(tmp_path: Path) -> None:
+    """Not even where the wall clock, by which an index would be higher anyway, has gone back in between."""
+    state = tmp_path / "state"
+    state.mkdir()
+    with RunningDaemon(tmp_path, "--state-dir", str(state)) as daemon:
+        daemon.signal(signal.SIGTERM)
+        daemon.wait()
+    with RunningDaemon(tmp_path, "--state-dir", str(state), argv=[sys.executable, "-c", HANGING]) as daemon:
+        index = int(daemon.fetch("/services").headers["Registry-Index"])
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+
+    with opened(state) as file:
+        assert file.load().next_index > index + 1
 
 
 @contextlib.contextmanager
