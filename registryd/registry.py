@@ -248,7 +248,7 @@ class Registry:
     def is_registered(self, instance_id: str) -> bool:
         """Whether there is such an instance. Whoever asks is not a reader."""
         lease = self._state.find(instance_id)
-        return lease is not None and lease.expires_at > self._clock.now()
+        return lease is not None and not self._state.has_ended(lease, self._clock.now())
 
     def sweep(self) -> None:
         """Expires what has ended. Every other call does too: this one is for when nobody calls."""

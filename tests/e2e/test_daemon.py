@@ -418,3 +418,23 @@ def test_the_front_without_its_extra_is_a_line_that_says_what_to_install() -> No
         assert process.wait() == 2
         (line,) = process.lines
         assert line.startswith("registryd: --http front needs httptools: install registryd with its extra, ")
+
+
+def test_a_rate_limit_comes_with_a_reload_and_spares_heartbeats(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    settings = tmp_path / "settings"
+    settings.write_text("")
+    daemon = start_daemon("--settings", str(settings))
+    daemon.register(instance_id="a")
+    settings.write_text("REGISTRYD_MAX_REQUESTS_PER_ADDRESS=1\n")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for_line("reloaded: --max-requests-per-address from 0 to 1")
+
+    answers = (daemon.fetch("/services/users") for _ in range(200))
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert refused.json["code"] == "too_many_requests"
+    daemon.wait_for_line(r"WARNING 127\.0\.0\.1 makes more than 1 requests a second")
+    assert {daemon.fetch("/heartbeat/a", "POST").status for _ in range(20)} == {200}
+    settings.write_text("")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for_line("reloaded: --max-requests-per-address from 1 to 0")
+    assert daemon.fetch("/status").json["overload"]["requests_refused"] == 1
