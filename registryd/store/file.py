@@ -321,9 +321,7 @@ class StateFile:
             db.execute("DELETE FROM gone WHERE instance_id = ?", key[:1])
         elif change.kind == "updated":
             db.execute(
-                "INSERT INTO instances VALUES (?, ?, ?) ON CONFLICT (instance_id) "
-                "DO UPDATE SET record = excluded.record WHERE generation = excluded.generation",
-                (*key, _record(change)),
+                "UPDATE instances SET record = ? WHERE instance_id = ? AND generation = ?", (_record(change), *key)
             )
         elif db.execute("DELETE FROM instances WHERE instance_id = ? AND generation = ?", key).rowcount:
             override = change.override and _json(_timeless(change.override))

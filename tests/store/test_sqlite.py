@@ -195,6 +195,22 @@ async def test_a_suspicion_neither_brings_back_what_has_gone_nor_undoes_what_was
     again.check()
 
 
+async def test_an_override_that_ends_does_not_bring_back_an_instance_that_is_about_to_go(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    await house.registry.register(a_registration())
+    await house.registry.override(SetOverride("i1", "draining", seconds=10.0))
+    house.clock.advance(9)
+    house.file.free.clear()
+    asked = asyncio.ensure_future(house.registry.deregister(Deregister("i1")))
+    await settled()
+    house.clock.advance(1)
+    house.registry.sweep()
+    house.file.free.set()
+    await asked
+    await house.store.close()
+    assert recover(StateFile(tmp_path), 30.0, WALL).contents.instances == []
+
+
 async def test_what_cannot_be_written_at_the_end_is_said(tmp_path: Path, expect_log: ExpectLog) -> None:
     house = House(tmp_path)
     house.file.failure = OSError("gone")
