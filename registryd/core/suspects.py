@@ -19,7 +19,7 @@ LEAST = 10
 #: Seconds for which a verdict stands: to count takes a while, and of a large service very many leases may end at once.
 STANDS = 0.25
 #: Of more leases than these only each second is looked at, or each third, and so on: so that it never takes long.
-MOST_COUNTED = 20_000
+MOST_COUNTED = 10_000
 
 
 class Verdict(Struct, frozen=True, gc=False):
