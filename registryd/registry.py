@@ -547,10 +547,19 @@ class Registry:
     def _expire(self, ended: Sequence[Change]) -> None:
         """Makes changes true that time has brought, or a heartbeat of a suspect."""
         now = self._clock.now()
+        if self._changing:
+            ended = [self._beside_others(change) for change in ended]
         done = self._state.commit(self._store.record(ended), now, self._clock.wall())
         self._next_end = self._state.next_end(now)
         self._expired += sum(change.kind == "expired" for change in done)
         self.feed.publish(done)
+
+    def _beside_others(self, change: Change) -> Change:
+        """A change by time of an instance that is about to change otherwise, too. What is being written of that says
+        until when the override runs; the end of it, written behind, would say how the instance was before."""
+        if change.kind == "updated" and change.instance.instance_id in self._changing:
+            return msgspec.structs.replace(change, is_passing=True)
+        return change
 
 
 def _lease(asked: _Asked) -> Lease:

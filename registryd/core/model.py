@@ -184,7 +184,8 @@ class Change(Struct, frozen=True, gc=False, kw_only=True):
     is_report: bool = False
     #: Why it is suspect afterwards (or was), if it is.
     suspicion: Suspicion | None = None
-    #: Whether only its suspicion has changed, of which nothing outlives this life of the registry: no store keeps it.
+    #: Whether no store keeps it: its suspicion alone has changed, of which nothing outlives this life of the registry;
+    #: or its override has ended while something else about it is being written, which would be undone.
     is_passing: bool = False
     #: 0 until the store has handed out a number.
     index: int = 0

@@ -398,7 +398,7 @@ class State:
             return change
         if lease is None or lease.instance.generation != instance.generation:
             return None
-        if change.is_passing:
+        if change.is_passing and change.override is lease.override:
             return self._apply_passing(change, lease, now, wall)
         if change.suspicion is not lease.suspicion:  # since the decision
             change = msgspec.structs.replace(change, suspicion=lease.suspicion)

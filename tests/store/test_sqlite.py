@@ -12,7 +12,7 @@ from support import FIRST_INDEX, NOW, WALL, ManualClock, a_registration, new_sta
 
 from registryd.core.errors import StoreUnavailable
 from registryd.core.limits import Limits
-from registryd.core.model import Change, Deregister, Kept, SetOverride
+from registryd.core.model import Change, Deregister, Kept, Report, SetOverride, Update
 from registryd.core.state import State
 from registryd.feed import Feed
 from registryd.registry import Registry
@@ -209,6 +209,30 @@ async def test_an_override_that_ends_does_not_bring_back_an_instance_that_is_abo
     await asked
     await house.store.close()
     assert recover(StateFile(tmp_path), 30.0, WALL).contents.instances == []
+
+
+async def test_an_override_that_ends_does_not_undo_what_is_being_written(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    await house.registry.register(a_registration())
+    await house.registry.override(SetOverride("i1", "draining", "first", seconds=10.0))
+    house.clock.advance(9)
+    house.file.free.clear()
+    asked = [
+        asyncio.ensure_future(house.registry.override(SetOverride("i1", "maintenance", "second"))),
+        asyncio.ensure_future(house.registry.update(Update("i1", Report(weight=7)))),
+    ]
+    await settled()
+    house.clock.advance(1)
+    house.registry.sweep()
+    assert house.registry.lease("i1").status == "up"
+    house.file.free.set()
+    await asyncio.gather(*asked)
+    held = house.registry.lease("i1")
+    await house.store.close()
+    (kept,) = recover(StateFile(tmp_path), 30.0, WALL).contents.instances
+    assert kept.override is not None
+    assert kept.override.reason == "second"
+    assert kept.instance == held.instance
 
 
 async def test_what_cannot_be_written_at_the_end_is_said(tmp_path: Path, expect_log: ExpectLog) -> None:
