@@ -211,28 +211,32 @@ async def test_an_override_that_ends_does_not_bring_back_an_instance_that_is_abo
     assert recover(StateFile(tmp_path), 30.0, WALL).contents.instances == []
 
 
-async def test_an_override_that_ends_does_not_undo_what_is_being_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_report", [False, True])
+async def test_an_override_that_ends_does_not_undo_what_is_being_written(tmp_path: Path, is_report: bool) -> None:
     house = House(tmp_path)
     await house.registry.register(a_registration())
     await house.registry.override(SetOverride("i1", "draining", "first", seconds=10.0))
     house.clock.advance(9)
     house.file.free.clear()
-    asked = [
-        asyncio.ensure_future(house.registry.override(SetOverride("i1", "maintenance", "second"))),
-        asyncio.ensure_future(house.registry.update(Update("i1", Report(weight=7)))),
-    ]
+    new = SetOverride("i1", "maintenance", "second")
+    asked = house.registry.update(Update("i1", Report(weight=7))) if is_report else house.registry.override(new)
+    change = asyncio.ensure_future(asked)
     await settled()
     house.clock.advance(1)
     house.registry.sweep()
     assert house.registry.lease("i1").status == "up"
     house.file.free.set()
-    await asyncio.gather(*asked)
+    await change
     held = house.registry.lease("i1")
     await house.store.close()
+
     (kept,) = recover(StateFile(tmp_path), 30.0, WALL).contents.instances
-    assert kept.override is not None
-    assert kept.override.reason == "second"
     assert kept.instance == held.instance
+    again = new_state()
+    again.restore([kept], [], house.clock.now(), house.clock.wall())
+    again.commit(again.ended(house.clock.now(), house.clock.wall()), house.clock.now(), house.clock.wall())
+    lease = again.lease("i1")
+    assert (lease.status, lease.override and lease.override.reason) == (held.status, held.override and "second")
 
 
 async def test_what_cannot_be_written_at_the_end_is_said(tmp_path: Path, expect_log: ExpectLog) -> None:
