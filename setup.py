@@ -22,6 +22,7 @@ setup(
     extras_require={
         "speed": ["httptools>=0.6.4", "uvloop>=0.21"],
         "test": [
+            "atheris>=3",
             "fastapi",
             "httptools>=0.6.4",
             "hypothesis",

@@ -135,8 +135,7 @@ def read(path: str) -> Callers:
                     other = subjects.setdefault(token.subject, caller)
                     _must(other is caller, f"its subject is that of {other.name}; give each one of its own")
         except (msgspec.MsgspecError, ValueError) as error:
-            shown = table if table.isprintable() else repr(table)
-            raise BadAuthFile(f"the auth file {path}: {shown}: {error}") from None
+            raise BadAuthFile(f"the auth file {path}: {_line(table)}: {_line(str(error))}") from None
     return Callers(known, subjects, anyone)
 
 
@@ -147,6 +146,11 @@ def _token(name: str, value: object) -> tuple[_Token, Caller]:
     wrong = "its hash is not sha256: and 64 digits; make one with registryd token new"
     _must(_HASH.fullmatch(token.hash) or (token.subject and not token.hash), wrong)
     return token, token.caller(name)
+
+
+def _line(text: str) -> str:
+    """A text that may repeat what is in the file, which may be line breaks, in one line."""
+    return text if text.isprintable() else repr(text)
 
 
 def _must(is_so: object, else_wrong: str) -> None:
@@ -160,11 +164,13 @@ def _tables(path: str) -> list[tuple[str, object]]:
         file = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise BadAuthFile(f"cannot read the auth file {path}: {error.strerror}; set --auth-file") from None
-    except ValueError as error:
-        raise BadAuthFile(f"the auth file {path} is no TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadAuthFile(f"the auth file {path} is no TOML: {_line(str(error))}") from None
     tokens = file.pop("tokens", {})
     if unknown := next((name for name in file if name != "anyone"), None):
-        raise BadAuthFile(f"the auth file {path}: there is no {unknown}; it has tables [tokens.NAME] and [anyone]")
+        raise BadAuthFile(
+            f"the auth file {path}: there is no {_line(unknown)}; it has tables [tokens.NAME] and [anyone]"
+        )
     if not isinstance(tokens, dict):
         raise BadAuthFile(f"the auth file {path}: tokens is no table; give each token a table [tokens.NAME]")
     return [*((f"tokens.{name}", value) for name, value in tokens.items()), *file.items()]

@@ -332,7 +332,8 @@ def _name_and_value(where: str, text: str, known: Collection[str]) -> tuple[str,
         raise BadSetting(f"{where}: there is no setting {name}; see registryd --help")
     if value[:1] in ("'", '"'):
         if len(value) < 2 or value[-1] != value[0] or value[0] in value[1:-1]:
-            raise BadSetting(f"{where}: {value} has no closing quote at its end")
+            shown = value if value.isprintable() else repr(value)
+            raise BadSetting(f"{where}: {shown} has no closing quote at its end")
         value = value[1:-1]
     return name, value
 

@@ -63,9 +63,10 @@ def answers_in(data: bytes) -> tuple[list[RawAnswer], bytes]:
         headers = {name.decode(): value.decode("latin-1") for name, _, value in (one.partition(b": ") for one in lines)}
         status = int(line[9:12])
         is_empty = status in (100, 204, 304) or rest.startswith(_STATUS_LINE)
-        body, data = (b"", rest) if is_empty else _body(headers, rest)
+        body, rest = (b"", rest) if is_empty else _body(headers, rest)
         if body is None:
             break
+        data = rest
         found.append(RawAnswer(status, headers, body))
     return found, data
 

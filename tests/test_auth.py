@@ -88,6 +88,9 @@ def test_it_lets_others_in_from_now_on(path: Path) -> None:
     [
         ("[tokens", "is no TOML: Expected"),
         ("\xff", "is no TOML: .*utf-8"),
+        ("a = " + "[" * 3000, "is no TOML: maximum recursion depth exceeded"),
+        ('"a\\nb" = 1', r"there is no 'a\\nb'; it has tables"),
+        ('[tokens.a]\n"x\\ny" = 1', r"tokens.a: .* unknown field `x\\ny`"),
         ("tokens = 1", r"tokens is no table; give each token a table \[tokens.NAME\]"),
         ("token.a = 1", r"there is no token; it has tables \[tokens.NAME\] and \[anyone\]"),
         ("[tokens.a]\nallow = []", "tokens.a: its hash is not sha256: and 64 digits"),

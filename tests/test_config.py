@@ -192,6 +192,7 @@ def test_a_settings_file_must_be_there_unless_it_is_said_that_it_need_not(tmp_pa
         ("HEARTBEAT_TIMEOUTS=1", "1: there is no setting HEARTBEAT_TIMEOUTS; see registryd --help"),
         ("REGISTRYD_SETTINGS=/x", "1: there is no setting REGISTRYD_SETTINGS; see registryd --help"),
         ("HEARTBEAT_TIMEOUT='1", "1: '1 has no closing quote at its end"),
+        ("HEARTBEAT_TIMEOUT='1\x1b", r"""1: "'1\x1b" has no closing quote at its end"""),
         ("HEARTBEAT_TIMEOUT='1' # why", "1: '1' # why has no closing quote at its end"),
         (
             "#\nHEARTBEAT_TIMEOUT=soon",
