@@ -13,6 +13,7 @@ import itertools
 import resource
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -23,14 +24,14 @@ from urllib.parse import urlsplit
 # As in a test, what is shared is imported from the folder of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.traffic import Wire
-from process import DEADLINE, RunningDaemon
+from process import DEADLINE, Reply, RunningDaemon, fetch
 from proof.bombs import NONE, Bomb, all_bombs
 
 #: Seconds after which the registry under test gives up a client; it gives up in a third more at the latest.
 PATIENCE = 1.5
 #: Seconds of the witness's lease, and between two of its heartbeats.
 TTL, EVERY = 3.0, 0.25
+WITNESS = {"service_name": "witness", "base_url": "http://h", "instance_id": "w", "ttl": TTL}
 #: Bytes in all that may wait for clients.
 WAITING = 64 * 1024 * 1024
 #: What may be in the log above INFO: what was done about them, and that the machine gave us no turn for a second.
@@ -45,35 +46,42 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Witness:
-    """Someone who has done nothing to anyone."""
+    """Someone who has done nothing to anyone, in a thread of its own, as those who hurt are busy."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, url: str) -> None:
+        self._url = url
         self.latencies: list[float] = []
+        self.failure: Exception | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True)
 
-    async def live(self) -> None:
-        """Registers, and sends heartbeats and looks itself up until it is cancelled."""
-        await self._ask(
-            "POST", "/register", {"service_name": "witness", "base_url": "http://h", "instance_id": "w", "ttl": TTL}
-        )
-        while True:
-            begun = time.monotonic()
-            await self._ask("POST", "/heartbeat/w")
-            listed = await self._ask("GET", "/services/witness")
-            assert listed["count"] == 1, "it is alive, and listed"
-            self.latencies.append(time.monotonic() - begun)
-            await asyncio.sleep(EVERY)
+    def start(self) -> None:
+        """Lives from now on."""
+        self._thread.start()
 
-    async def _ask(self, method: str, path: str, body: object = None) -> dict[str, object]:
-        wire = await asyncio.wait_for(Wire.open("127.0.0.1", self._port), DEADLINE)
+    def end(self) -> None:
+        """Has lived long enough, and must have been well."""
+        self._is_over.set()
+        self._thread.join(DEADLINE)
+        if self.failure is not None:
+            raise self.failure
+
+    def _live(self) -> None:
         try:
-            await wire.send(method, path, body)
-            answer = await asyncio.wait_for(wire.answer(), DEADLINE)
-            assert answer.status == 200, answer
-            found: dict[str, object] = answer.body
-            return found
-        finally:
-            wire.close()
+            self._ask("POST", "/register", WITNESS)
+            while not self._is_over.wait(EVERY):
+                begun = time.monotonic()
+                self._ask("POST", "/heartbeat/w")
+                listed = self._ask("GET", "/services/witness").json
+                assert listed["count"] == 1, "it is alive, and listed"
+                self.latencies.append(time.monotonic() - begun)
+        except Exception as failure:  # which `end` raises
+            self.failure = failure
+
+    def _ask(self, method: str, path: str, body: object = None) -> Reply:
+        reply = fetch(self._url + path, method, body)
+        assert reply.status == 200, reply
+        return reply
 
 
 class Scene(NamedTuple):
@@ -195,21 +203,17 @@ async def fill(scene: Scene, count: int) -> str:
 
 async def attack(scene: Scene, doings: Iterable[Callable[[Scene], Awaitable[str]]]) -> None:
     """Does one after the other, with the witness beside it, and prints what came of it."""
-    living = asyncio.ensure_future(scene.witness.live())
-    await scene.until(lambda: bool(scene.witness.latencies) or living.done(), "the witness lives")
-    files = scene.files()
-    for do in doings:
-        acting = asyncio.ensure_future(do(scene))
-        await asyncio.wait({acting, living}, return_when=asyncio.FIRST_COMPLETED)
-        if living.done():
-            acting.cancel()
-            await living
-        print(f"  {await acting}", flush=True)
-    await scene.until(lambda: scene.files() <= files + LATE, "nothing is left open")
-    living.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await living
-    latencies = sorted(scene.witness.latencies)
+    witness = scene.witness
+    witness.start()
+    try:
+        await scene.until(lambda: bool(witness.latencies or witness.failure), "the witness lives")
+        files = scene.files()
+        for do in doings:
+            print(f"  {await do(scene)}", flush=True)
+        await scene.until(lambda: scene.files() <= files + LATE, "nothing is left open")
+    finally:
+        witness.end()
+    latencies = sorted(witness.latencies)
     print(
         f"  the witness: {2 * len(latencies):,} requests, each answered and each time listed; both of a pair in "
         f"{latencies[len(latencies) // 2] * 1000:.0f} ms (median), {latencies[-1] * 1000:.0f} ms (longest)"
@@ -223,7 +227,7 @@ def stand(folder: Path, http: str, patience: float, doings: Iterable[Callable[[S
     with RunningDaemon(folder, *flags, argv=impatient) as daemon:
         port = urlsplit(daemon.url).port or 0
         print(f"{http}, which waits for {patience:g} s:")
-        asyncio.run(attack(Scene(daemon, port, Witness(port)), doings))
+        asyncio.run(attack(Scene(daemon, port, Witness(daemon.url)), doings))
         daemon.popen.terminate()
         assert daemon.wait() == 0
         loud = [line for line in daemon.lines if " INFO " not in line and not any(one in line for one in EXPECTED)]
