@@ -60,7 +60,7 @@ def heads(size: int) -> Iterator[Bomb]:
 def bodies(size: int) -> Iterator[Bomb]:
     """JSON that is large, deep, or none; and what is compressed."""
     wide = b"[" + b"1," * (size // 2) + b"1]"
-    yield Bomb("a body over the limit", _post(b" " * size), {400, 413})
+    yield Bomb("a body over the limit", _post(b" " * size), {400, 413, NONE})
     yield Bomb("a compressed body", _post(gzip.compress(wide), b"Content-Encoding: gzip"), {415})
     yield Bomb("a compressed body, chunked", _chunked(b"0\r\n\r\n", b"Content-Encoding: br"), {415})
     yield Bomb("arrays, deep", _post(b"[" * 100_000), {400})

@@ -5,7 +5,8 @@ go; others send random bytes and mutated requests, hang up half way, or do not r
 disk. Ten times it says how much memory it has and how many files it holds open; the plot has 120 points of each. In
 the end everyone leaves: then as many files must be open as in the beginning, and nothing in the log be above INFO. Ends
 with status 1 where that is not so, or where the memory still grows: in the last three tenths of the time it may be a
-twentieth above that in the three before. (It grows at first, until the history of what has changed is full.)
+twentieth above that in the three before. As it would grow for an hour until all is full that is remembered of what has
+gone, so many instances (--fill) come and go before the time begins.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -119,6 +120,27 @@ class Load:
             ]
         )
 
+    async def fill(self, count: int) -> None:
+        """So many instances come, and go within a second or two. Many at a time, so that they share writes."""
+        numbers = iter(range(count))
+        await asyncio.gather(*(self._register_all(numbers) for _ in range(100)))
+
+    async def _register_all(self, numbers: Iterator[int]) -> None:
+        async with self._connection() as (reader, writer):
+            for n in numbers:
+                body = b'{"service_name":"f","base_url":"http://h","instance_id":"f%d","ttl":1}' % n
+                writer.write(
+                    b"POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                )
+                await self._answer(reader)
+
+    async def _answer(self, reader: asyncio.StreamReader) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        match = re.search(rb"Content-Length: (\d+)", head)
+        assert match is not None, head
+        await reader.readexactly(int(match[1]))
+        assert head[9:12] in (b"200", b"404"), head
+
     async def reader(self) -> None:
         """Looks up and sends heartbeats."""
         await self._ask(is_writer=False)
@@ -134,11 +156,7 @@ class Load:
                 count = self._dice.choice([1, 1, 1, 5])
                 writer.write(b"".join(self._request(is_writer=is_writer) for _ in range(count)))
                 for _ in range(count):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    match = re.search(rb"Content-Length: (\d+)", head)
-                    assert match is not None, head
-                    await reader.readexactly(int(match[1]))
-                    assert head[9:12] in (b"200", b"404"), head
+                    await self._answer(reader)
                     self.done["answers"] += 1
                 if self.is_over:
                     return
@@ -219,7 +237,7 @@ def picture(samples: list[Sample], note: str) -> str:
     return draw("registryd under mixed load", note, [sample.seconds for sample in samples], curves)
 
 
-async def soak(seconds: float, http: str, seed: int, svg: Path | None) -> bool:
+async def soak(seconds: float, http: str, seed: int, svg: Path | None, fill: int) -> bool:
     """Whether all was well in the end."""
     with tempfile.TemporaryDirectory() as folder:
         daemon = await Daemon.start(Path(folder), http)
@@ -230,6 +248,7 @@ async def soak(seconds: float, http: str, seed: int, svg: Path | None) -> bool:
             while daemon.files() > first + 1:
                 await asyncio.sleep(0.05)
             files = daemon.files()
+            await load.fill(fill)
             who = [load.reader] * 6 + [load.writer] * 4 + [load.watcher] * 3 + [load.fuzzer] * 3
             tasks = [asyncio.ensure_future(load.again_and_again(one)) for one in who]
             print(f"{'seconds':>8} {'MB':>7} {'files':>6} {'answers/s':>8}  seed={seed} http={http}")
@@ -266,10 +285,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--http", choices=["auto", "front", "tornado"], default="auto")
+    parser.add_argument("--fill", type=int, default=120_000, help="instances that come and go first")
     parser.add_argument("--svg", type=Path, help="file for the plot")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     asked = parser.parse_args()
-    sys.exit(not asyncio.run(soak(asked.seconds, asked.http, asked.seed, asked.svg)))
+    sys.exit(not asyncio.run(soak(asked.seconds, asked.http, asked.seed, asked.svg, asked.fill)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.parametrize("http", ["front", "tornado"])
 def test_a_short_soak_leaves_no_file_open_and_no_line_above_info(http: str, tmp_path: Path) -> None:
     soak, plot = Path(__file__).parent / "soak.py", tmp_path / "soak.svg"
-    short = ["--seconds", "2", "--seed", "7", "--http", http, "--svg", str(plot)]
+    short = ["--seconds", "2", "--fill", "500", "--seed", "7", "--http", http, "--svg", str(plot)]
     ran = subprocess.run([sys.executable, str(soak), *short], capture_output=True, text=True, check=False)
 
     *_, last = (line for line in ran.stdout.splitlines() if line.startswith("memory of"))
