@@ -61,7 +61,7 @@ class Crowd:
         self.most = most
         #: How many had to go.
         self.crowded_out = 0
-        #: The longest here first, but for those that were found busy. No entry is empty.
+        #: The longest here first. No entry is empty.
         self._by_place: dict[str, dict[Any, None]] = {}
         self._rarely = Rarely(logger)
 
@@ -94,14 +94,9 @@ class Crowd:
             self._by_place.pop(place, None)
 
     def _choose(self, there: dict[T, None], is_idle: Callable[[T], bool]) -> T:
-        """One that is idle, if there is one among those that were looked at the longest ago; else the first of them."""
-        some = list(itertools.islice(there, LOOK))
-        for connection in some:
-            if is_idle(connection):
-                return connection
-            del there[connection]
-            there[connection] = None
-        return some[0]
+        """One that is idle, if there is one among those that have been here the longest; else the first of all. So who
+        has just come, with a heartbeat perhaps, is the last to go."""
+        return next(filter(is_idle, itertools.islice(there, LOOK)), next(iter(there)))
 
 
 class Rates:

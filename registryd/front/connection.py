@@ -114,6 +114,9 @@ class Shared:
         self._forget_at = 0.0
         self.done = done_future()
         self.connections: set[Connection] = set()
+        #: Those that have no transport yet; and those of either kind that are being closed for the sake of others.
+        self.arriving: set[Connection] = set()
+        self.leaving: set[Connection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
         #: Whether connections are closed as soon as they have their answer.
@@ -145,6 +148,15 @@ class Shared:
         for connection in self.connections:
             connection.go_cold()
 
+    def forget_connection(self, connection: "Connection") -> None:
+        """A connection has gone, or has never come to be one."""
+        self.overload.crowd.leave(connection.peer.remote_ip, connection)
+        self.overload.waiting.release(connection)
+        for some in (self.arriving, self.leaving, self.connections):
+            some.discard(connection)
+        if not self.connections:
+            self.empty.set()
+
     def forget(self) -> None:
         """Forgets the requests that have come before."""
         self.blocks.clear()
@@ -173,6 +185,7 @@ class Connection(asyncio.Protocol):
         "_exchanges",
         "_framing",
         "_framing_bytes",
+        "_has_asked",
         "_head_bytes",
         "_header_bytes",
         "_headers",
@@ -221,6 +234,8 @@ class Connection(asyncio.Protocol):
         self._is_feeding = False
         #: Whether the next byte begins a request that can be answered at once.
         self._is_fresh = True
+        #: Whether anything has come yet.
+        self._has_asked = False
         #: No more requests are taken after the last; the refusal is what is sent then instead of an answer.
         self._is_last = False
         self._refusal: bytes | None = None
@@ -260,12 +275,14 @@ class Connection(asyncio.Protocol):
         if certificate:
             self.peer = self.peer._replace(subject=subject_of(certificate))
         self._write = self._transport.write
+        self._shared.arriving.discard(self)
         self._shared.connections.add(self)
         self._shared.empty.clear()
         self._watch_idle()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
+        self._has_asked = True
         if self._is_fresh:
             known = self._requests.get(data) or self._recognize(data)
             if known is not None:
@@ -316,11 +333,7 @@ class Connection(asyncio.Protocol):
             self._room.set_exception(StreamClosedError())
             self._room.exception()  # whoever waits is told; if nobody does, nobody need be
         self._shared.delegate.on_close(self)
-        self._shared.overload.crowd.leave(self.peer.remote_ip, self)
-        self._shared.overload.waiting.release(self)
-        self._shared.connections.discard(self)
-        if not self._shared.connections:
-            self._shared.empty.set()
+        self._shared.forget_connection(self)
 
     def pause_writing(self) -> None:
         """What was written is too much to be sent at once."""
@@ -732,8 +745,8 @@ class Connection(asyncio.Protocol):
         )
 
     def is_quiet(self) -> bool:
-        """Whether it stands between two requests, as far as we know."""
-        return self._is_fresh
+        """Whether it stands between two requests. One that has asked nothing yet may be about to."""
+        return self._is_fresh and self._has_asked
 
     def make_room(self) -> None:
         """Closes the connection for the sake of another."""

@@ -1,10 +1,11 @@
 """Takes connections in, and lets them go."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
-from socket import AF_INET, AF_INET6, socket
-from typing import Any
+from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
+from typing import Any, NamedTuple
 
 from registryd.front.connection import Bounds, Connection, Shared
 from registryd.front.exchange import Peer
@@ -16,6 +17,18 @@ HANDSHAKE = 10.0
 FAREWELL = 1.0
 
 
+class Arriving(NamedTuple):
+    """A connection whose transport is being made."""
+
+    socket: socket
+    future: "asyncio.Future[object]"
+
+    def hang_up(self) -> None:
+        """Ends it. To cancel what makes it would leave uvloop with half a transport, which never ends."""
+        with contextlib.suppress(OSError):  # the other side has been first
+            self.socket.shutdown(SHUT_RDWR)
+
+
 class FrontServer:
     """The front, as the daemon uses it. Listens to nothing by itself: `take` is for whoever accepts."""
 
@@ -23,10 +36,10 @@ class FrontServer:
         self._shared = shared
         self._tls = tls
         #: Those whose transport is being made, which takes a while with TLS.
-        self._arriving: dict[Connection, asyncio.Future[object]] = {}
+        self._arriving: dict[Connection, Arriving] = {}
 
     def __len__(self) -> int:
-        return len(self._shared.connections) + len(self._arriving)
+        return len(self._shared.connections) + len(self._shared.arriving) - len(self._shared.leaving)
 
     def take(self, connection: socket, address: Any) -> None:
         """Serves an accepted connection, which may be of TCP or a Unix socket."""
@@ -43,20 +56,22 @@ class FrontServer:
             ssl_handshake_timeout=HANDSHAKE if self._tls else None,
             ssl_shutdown_timeout=FAREWELL if self._tls else None,
         )
-        arriving = self._arriving[served] = asyncio.ensure_future(made)
+        arriving: asyncio.Future[object] = asyncio.ensure_future(made)
+        self._arriving[served] = Arriving(connection, arriving)
+        self._shared.arriving.add(served)
         arriving.add_done_callback(lambda arriving: self._arrived(served, arriving))
 
     def _arrived(self, served: Connection, arriving: "asyncio.Future[object]") -> None:
         del self._arriving[served]
         if arriving.cancelled() or arriving.exception():  # it has gone again, or does not speak TLS
-            self._shared.overload.crowd.leave(served.peer.remote_ip, served)
+            self._shared.forget_connection(served)
 
     def _make_room(self, victim: Connection) -> None:
-        arriving = self._arriving.get(victim)
-        if arriving is None:
-            victim.make_room()
+        self._shared.leaving.add(victim)
+        if victim in self._shared.arriving:
+            self._arriving[victim].hang_up()
         else:
-            arriving.cancel()
+            victim.make_room()
 
     def take_tls(self, tls: ssl.SSLContext | None) -> None:
         """Serves connections that come from now on so."""
@@ -83,14 +98,14 @@ class FrontServer:
 
     async def empty(self) -> None:
         """Waits until no connection is left."""
-        await asyncio.gather(*self._arriving.values(), return_exceptions=True)
+        await asyncio.gather(*(one.future for one in self._arriving.values()), return_exceptions=True)
         await self._shared.empty.wait()
 
     async def close(self, seconds: float) -> int:
         """Closes all connections as soon as what was written to them is sent, but at the latest after so many seconds.
         Gives back how many were cut off."""
         for arriving in self._arriving.values():
-            arriving.cancel()
+            arriving.hang_up()
         for connection in list(self._shared.connections):
             connection.close()
         try:
