@@ -111,6 +111,19 @@ class Rates:
         #: How many requests were refused.
         self.refused = 0
         self._rarely = Rarely(logger, clock)
+        #: Places whose last heartbeat for many was for none that is here.
+        self._idle: set[str] = set()
+
+    def keeps_leases(self, address: str) -> bool:
+        """Whether a heartbeat for many from there, which may name whatever it likes, is likely to keep a lease."""
+        return place_of(address) not in self._idle
+
+    def note_renewals(self, address: str, count: int) -> None:
+        """A heartbeat for many has come from there, and has renewed so many leases."""
+        if count or not self.most:
+            self._idle.discard(place_of(address))
+        elif len(self._idle) < MOST_PLACES:
+            self._idle.add(place_of(address))
 
     def take(self, address: str) -> bool:
         """Takes a token for a request, if there is one."""

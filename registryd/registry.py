@@ -245,10 +245,12 @@ class Registry:
         self._renewed += renewed
         return Renewals(renewed, unknown, forbidden)
 
-    def is_registered(self, instance_id: str) -> bool:
-        """Whether there is such an instance. Whoever asks is not a reader."""
+    def may_renew(self, instance_id: str, caller: Caller) -> bool:
+        """Whether there is such an instance, and the caller may send heartbeats for it."""
         lease = self._state.find(instance_id)
-        return lease is not None and not self._state.has_ended(lease, self._clock.now())
+        if lease is None or self._state.has_ended(lease, self._clock.now()):
+            return False
+        return caller is EVERYONE or caller.may_change(lease.instance)
 
     def sweep(self) -> None:
         """Expires what has ended. Every other call does too: this one is for when nobody calls."""

@@ -91,6 +91,14 @@ def note_refusal(access: Access, error: RegistrydError, address: str, request: s
     logger.warning("refused peer=%s request=%s: %s", address, request, error, extra={"event": "refused", **fields})
 
 
+def subject_shown(connection: Any) -> str:
+    """The subject of the certificate that whoever asks on an HTTPConnection has shown; empty where there is none."""
+    if not isinstance(connection, HTTP1Connection):
+        return str(connection.context.subject)
+    stream = connection.stream
+    return subject_of(stream.socket.getpeercert()) if isinstance(stream, SSLIOStream) else ""
+
+
 class Handler(RequestHandler):
     """Base of all handlers. A verb is a method under `@call`; it gives back what is to be rendered as JSON."""
 
@@ -149,16 +157,8 @@ class Handler(RequestHandler):
         Forbidden."""
         headers, self._needs = self.request.headers, needs
         self._hosts.check(self.request.method or "", headers.get("Host"), headers.get("Origin"))
-        self.caller = self.access.caller(headers.get("Authorization"), self._subject())
+        self.caller = self.access.caller(headers.get("Authorization"), subject_shown(self.request.connection))
         self.caller.must_have(*needs)
-
-    def _subject(self) -> str:
-        """The subject of the certificate that whoever asks has shown; empty where there is none."""
-        connection: Any = self.request.connection
-        if not isinstance(connection, HTTP1Connection):
-            return str(connection.context.subject)
-        stream = connection.stream
-        return subject_of(stream.socket.getpeercert()) if isinstance(stream, SSLIOStream) else ""
 
     def must_know(self) -> None:
         """For whoever is to be told which instances there are. Raises Recovering while nobody can know."""

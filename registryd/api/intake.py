@@ -26,8 +26,9 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application
 
 from registryd.api import problems
-from registryd.api.base import problem_headers, whole_problem
+from registryd.api.base import problem_headers, subject_shown, whole_problem
 from registryd.api.context import Context
+from registryd.core.errors import Unauthorized
 from registryd.core.limits import Limits
 
 _HEARTBEAT = re.compile(r"/heartbeat(s|/(?P<id>[^/?]+))/?(\?|$)")
@@ -240,22 +241,28 @@ class _Message(HTTPMessageDelegate):
         coding = headers.get("Content-Encoding", "identity")
         if coding.strip().lower() not in ("", "identity") and start_line.method not in ("GET", "HEAD"):
             return problems.UnsupportedEncoding(coding)
-        return self._too_often(start_line)
+        return self._too_often(start_line, headers)
 
-    def _too_often(self, start_line: RequestStartLine) -> Exception | None:
+    def _too_often(self, start_line: RequestStartLine, headers: HTTPHeaders) -> Exception | None:
         """Why a request is refused whose address makes too many; None, where it does not, or keeps a lease by it."""
         rates, address = self._context.overload.rates, cast("Any", self._request).context.remote_ip
-        if rates.take(address) or self._is_heartbeat(start_line):
+        if not rates.most or self._is_heartbeat(start_line, headers, address) or rates.take(address):
             return None
         rates.refuse(address)
         return problems.TooManyRequests(rates.most)
 
-    def _is_heartbeat(self, start_line: RequestStartLine) -> bool:
-        """Whether a lease may end if this is refused."""
+    def _is_heartbeat(self, start_line: RequestStartLine, headers: HTTPHeaders, address: str) -> bool:
+        """Whether a lease may end if this is refused: one that the caller may renew, or else he would learn of it."""
         found = _HEARTBEAT.match(start_line.path)
         if found is None or start_line.method != "POST":
             return False
-        return found["id"] is None or self._context.registry.is_registered(unquote(found["id"]))
+        if found["id"] is None:
+            return self._context.overload.rates.keeps_leases(address)
+        try:
+            caller = self._context.access.caller(headers.get("Authorization"), subject_shown(self._request))
+        except Unauthorized:
+            return False
+        return self._context.registry.may_renew(unquote(found["id"]), caller)
 
     def _body_too_large(self) -> Exception:
         return problems.BodyTooLarge("body", "body_bytes", self._limits.body_bytes)

@@ -126,6 +126,7 @@ class HeartbeatsHandler(Handler):
     def post(self, *, body: InstanceIds) -> object:
         """Renews many leases at once."""
         renewals = self.registry.renew_all(body.instance_ids, self.caller)
+        self.overload.rates.note_renewals(self.origin.address, renewals.renewed)
         if renewals.forbidden:  # the answer does not tell, but whoever looks after the registry is to know
             error = Forbidden(self.caller.name, "operate", f"{renewals.forbidden} of the instances that it names")
             note_refusal(self.access, error, self.origin.address, "POST /heartbeats")

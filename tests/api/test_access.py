@@ -11,6 +11,7 @@ from registryd.api.watch import Broadcast
 from registryd.auth import Access, Callers, new_token, read
 from registryd.core.access import EVERYONE
 from registryd.core.errors import StoreUnavailable
+from registryd.overload import Overload
 from registryd.registry import Registry
 
 USERS = {"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "u1"}
@@ -253,3 +254,17 @@ async def test_who_waits_or_watches_has_no_more_rights_than_he_has_by_then(
     with expect_log("refused peer=127.0.0.1 request=GET /services/users: this token is not known"):
         await api("POST", "/register", USERS)
         assert (await waiting).status == 401
+
+
+async def test_a_refusal_for_asking_too_often_does_not_tell_what_there_is(
+    api: Api, tokens: Tokens, overload: Overload, expect_log: ExpectLog
+) -> None:
+    await register(api, tokens.owner)
+    overload.rates._clock = lambda: 100.0
+    overload.rates.most = 1
+    overload.rates._buckets = {"127.0.0.1": (0.0, 100.0)}
+    assert (await api("POST", "/heartbeat/u1", **tokens.owner)).status == 200
+    with expect_log("more than 1 requests a second"):
+        for shown in ({}, tokens.other, tokens.blind, {"Authorization": "Bearer rgd_x"}):
+            for instance_id in ("u1", "nobody"):
+                assert (await api("POST", f"/heartbeat/{instance_id}", **shown)).status == 429
