@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,12 @@ MOST_TURNED_AWAY = 100
 LINGER = 1.0
 #: Seconds in which someone who was refused is expected to come again, and finds out whether there is room.
 AGAIN = 1.0
+#: The same for someone whom the system has dropped: it tries again after one second, and then after two more.
+QUEUE_AGAIN = 4.0
+#: Connections that are accepted before those that are here have their turn.
+ACCEPTS = 64
+#: Of struct tcp_info (linux/tcp.h) what a listening socket says of its queue: how many wait, and how many may.
+_TCP_INFO = struct.Struct("24xII")
 #: What says that this machine has no such address, or no such family of them; and that we are out of something.
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -152,20 +159,19 @@ class Acceptor:
         for connection in list(self._turned_away):
             self._let_go(connection)
 
-    @property
     def is_refusing(self) -> bool:
         """Whether someone was refused, and still would be or has not had the time to come again."""
         now = self._loop.time()
         if now < self._refuses_until and self._is_full():
-            self._refuses_until = now + AGAIN
+            self._refuses_until = max(self._refuses_until, now + AGAIN)
         return now < self._refuses_until
 
-    def _refuse(self) -> None:
-        self._refuses_until = self._loop.time() + AGAIN
+    def _refuse(self, seconds: float = AGAIN) -> None:
+        self._refuses_until = max(self._refuses_until, self._loop.time() + seconds)
         self._on_refused()
 
     def _accept(self, sock: socket.socket) -> None:
-        for _ in range(BACKLOG):
+        for _ in range(ACCEPTS):
             try:
                 connection, address = sock.accept()
             except (BlockingIOError, InterruptedError):
@@ -179,6 +185,13 @@ class Acceptor:
                 self._turn_away(connection)
             else:
                 self._take(connection, address)
+        if _has_full_queue(sock):
+            self._refuse(QUEUE_AGAIN)
+            self._rarely.warn(
+                "accept_queue_full",
+                "connections come faster than they can be accepted, so that the system drops some, and no lease ends "
+                "meanwhile",
+            )
 
     def _turn_away(self, connection: socket.socket) -> None:
         """Says why, and closes: a moment later, as TCP takes back what was said when it closes on unread bytes."""
@@ -212,6 +225,16 @@ class Acceptor:
         )
         self._loop.remove_reader(sock)
         self._rests[sock] = self._loop.call_later(REST, self._loop.add_reader, sock, self._accept, sock)
+
+
+def _has_full_queue(sock: socket.socket) -> bool:
+    """Whether as many connections wait to be accepted as may, or nearly: the system drops those beyond."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:  # a Unix socket, whose clients are told
+        return False
+    waiting, most = _TCP_INFO.unpack(info)
+    return bool(waiting + ACCEPTS >= most)
 
 
 def allow_many_connections() -> None:

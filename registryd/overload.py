@@ -65,17 +65,18 @@ class Crowd:
         self._by_place: dict[str, dict[Any, None]] = {}
         self._rarely = Rarely(logger)
 
-    def arrive(self, address: str, connection: T, is_idle: Callable[[T], bool]) -> T | None:
-        """One more is here; gives back the one that is to go for it, if one is."""
+    def arrive(self, address: str, connection: T, is_idle: Callable[[T], bool]) -> list[T]:
+        """One more is here; gives back those that are to go for it: one at most, unless there may be fewer by now."""
         if address == NOWHERE:
-            return None
+            return []
         place = place_of(address)
         there: dict[T, None] = self._by_place.setdefault(place, {})
-        victim = None
-        if len(there) >= self.most:
-            victim = self._choose(there, is_idle)
-            del there[victim]
-            self.crowded_out += 1
+        victims = []
+        while len(there) >= self.most:
+            victims.append(self._choose(there, is_idle))
+            del there[victims[-1]]
+        if victims:
+            self.crowded_out += len(victims)
             self._rarely.warn(
                 "crowded",
                 f"{place} has {self.most} connections (--max-connections-per-address); for each that comes an idle one "
@@ -83,7 +84,7 @@ class Crowd:
                 peer=address,
             )
         there[connection] = None
-        return victim
+        return victims
 
     def leave(self, address: str, connection: object) -> None:
         """One has gone."""
@@ -202,6 +203,8 @@ class Bounds(Protocol):
     """How much is too much."""
 
     @property
+    def connections(self) -> int: ...
+    @property
     def connections_per_address(self) -> int: ...
     @property
     def requests_per_address(self) -> int: ...
@@ -213,12 +216,17 @@ class Overload:
     """All of that."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self.crowd = Crowd(bounds.connections_per_address)
+        self.crowd = Crowd(_most_of_one(bounds))
         self.rates = Rates(bounds.requests_per_address)
         self.waiting = Waiting(bounds.waiting_bytes)
 
     def take_bounds(self, bounds: Bounds) -> None:
         """Has these bounds from now on."""
-        self.crowd.most = bounds.connections_per_address
+        self.crowd.most = _most_of_one(bounds)
         self.rates.most = bounds.requests_per_address
         self.waiting.most = bounds.waiting_bytes
+
+
+def _most_of_one(bounds: Bounds) -> int:
+    """How many connections one address may have: never all, or it could keep everyone else out."""
+    return min(bounds.connections_per_address, max(1, bounds.connections * 3 // 4))

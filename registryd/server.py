@@ -168,7 +168,9 @@ class Server:
 
     def _start(self, sockets: list[socket.socket]) -> None:
         config, clock, registry = self._config, self._clock, self._registry
-        self._sweeper = Sweeper(registry, clock, config.cleanup_interval, hears=lambda: not self._acceptor.is_refusing)
+        self._sweeper = Sweeper(
+            registry, clock, config.cleanup_interval, hears=lambda: not self._acceptor.is_refusing()
+        )
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
         self._context = context = Context(
@@ -242,7 +244,7 @@ class Server:
         reasons = [
             (not self._sweeper.is_alive(), "sweep_late"),
             (self._store.trouble is not None, self._store.trouble or ""),
-            (self._acceptor.is_refusing, "refuses_connections"),
+            (self._acceptor.is_refusing(), "refuses_connections"),
             (self._registry.suspects() > 0, "suspects"),
             (self._registry.is_recovering, "recovering"),
         ]

@@ -238,10 +238,11 @@ class RunningDaemon(Process):
     def listed(self, service_name: str = "users") -> list[str]:
         return [instance["instance_id"] for instance in self.fetch(f"/services/{service_name}").json["instances"]]
 
-    def connect(self) -> socket.socket:
-        """A bare connection."""
+    def connect(self, source: str = "") -> socket.socket:
+        """A bare connection, from an address of this machine."""
         parts = urlsplit(self.url)
-        return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=DEADLINE)
+        address = (parts.hostname or "", parts.port or 0)
+        return socket.create_connection(address, timeout=DEADLINE, source_address=(source, 0) if source else None)
 
 
 StartDaemon = Callable[..., RunningDaemon]

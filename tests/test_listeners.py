@@ -4,13 +4,24 @@ import asyncio
 import contextlib
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from conftest import ExpectLog
 from support import TimeTravel, travel
 
-from registryd.listeners import Acceptor, CannotListen, adopt, is_loopback, listen, take_back, url_of
+from registryd.listeners import (
+    ACCEPTS,
+    Acceptor,
+    CannotListen,
+    _has_full_queue,
+    adopt,
+    is_loopback,
+    listen,
+    take_back,
+    url_of,
+)
 
 
 def test_port_0_takes_a_free_port_and_the_url_names_it() -> None:
@@ -117,21 +128,51 @@ def test_it_refuses_while_there_is_no_room_and_until_those_who_were_refused_can_
         is_full = True
         (sock,) = listen("127.0.0.1", 0)
         acceptor = Acceptor([sock], lambda *_: None, lambda: is_full, b"", lambda: told.append(loop.time()))
-        assert not acceptor.is_refusing, "nobody has come"
+        assert not acceptor.is_refusing(), "nobody has come"
         with expect_log("as many connections"), socket.create_connection(sock.getsockname()):
             acceptor._accept(sock)
         assert (told, acceptor.refused) == ([loop.time()], 1)
         for _ in range(100):
-            assert acceptor.is_refusing
+            assert acceptor.is_refusing()
             await asyncio.sleep(0.25)
         is_full = False
         await asyncio.sleep(0.5)
-        assert acceptor.is_refusing
+        assert acceptor.is_refusing()
         await asyncio.sleep(0.5)
-        assert not acceptor.is_refusing
+        assert not acceptor.is_refusing()
         acceptor.stop()
 
     travel(story)
+
+
+def test_where_the_queue_is_full_some_have_been_dropped_and_no_time_counts(expect_log: ExpectLog) -> None:
+    async def story(loop: TimeTravel) -> None:
+        told: list[float] = []
+        taken: list[socket.socket] = []
+        with socket.create_server(("127.0.0.1", 0), backlog=ACCEPTS + 5) as sock, ExitStack() as stack:
+            sock.setblocking(False)
+            acceptor = Acceptor([sock], lambda one, _: taken.append(one), on_refused=lambda: told.append(loop.time()))
+            for _ in range(3):
+                stack.enter_context(socket.create_connection(sock.getsockname()))
+            acceptor._accept(sock)
+            assert (len(taken), told, acceptor.is_refusing()) == (3, [], False)
+            for _ in range(ACCEPTS + 6):
+                stack.enter_context(socket.create_connection(sock.getsockname()))
+            with expect_log("connections come faster than they can be accepted"):
+                acceptor._accept(sock)
+            assert len(taken) == 3 + ACCEPTS
+            assert acceptor.is_refusing()
+            for one in taken:
+                one.close()
+
+    travel(story)
+
+
+def test_a_unix_socket_has_no_queue_that_drops(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "http"))
+        sock.listen()
+        assert not _has_full_queue(sock)
 
 
 def test_a_connection_that_was_kept_is_taken_back_with_its_address() -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 from conftest import ExpectLog
 
-from registryd.overload import NOWHERE, Crowd, Rates, Waiting, place_of
+from registryd.core.limits import Limits
+from registryd.overload import NOWHERE, Crowd, Overload, Rates, Waiting, place_of
 
 
 @pytest.mark.parametrize(
@@ -32,19 +33,19 @@ def one_of(*idle: str) -> Callable[[str], bool]:
 
 def test_an_older_connection_of_the_same_address_goes_for_one_too_many(expect_log: ExpectLog) -> None:
     crowd = Crowd(2)
-    assert crowd.arrive("10.0.0.5", "a", never) is None
-    assert crowd.arrive("10.0.0.5", "b", never) is None
-    assert crowd.arrive("10.0.0.6", "elsewhere", never) is None
+    assert crowd.arrive("10.0.0.5", "a", never) == []
+    assert crowd.arrive("10.0.0.5", "b", never) == []
+    assert crowd.arrive("10.0.0.6", "elsewhere", never) == []
     with expect_log(r"10\.0\.0\.5 has 2 connections \(--max-connections-per-address\)"):
-        assert crowd.arrive("10.0.0.5", "c", one_of("b", "elsewhere")) == "b", "the idle one"
-    assert crowd.arrive("10.0.0.5", "d", never) == "a", "none is: the oldest"
+        assert crowd.arrive("10.0.0.5", "c", one_of("b", "elsewhere")) == ["b"], "the idle one"
+    assert crowd.arrive("10.0.0.5", "d", never) == ["a"], "none is: the oldest"
     assert crowd.crowded_out == 2
 
 
 def test_who_has_left_takes_no_room() -> None:
     crowd = Crowd(1)
     for n in range(3):
-        assert crowd.arrive("10.0.0.5", f"{n}", never) is None
+        assert crowd.arrive("10.0.0.5", f"{n}", never) == []
         crowd.leave("10.0.0.5", f"{n}")
     crowd.leave("10.0.0.5", "never came")
     assert crowd._by_place == {}
@@ -56,15 +57,29 @@ def test_of_many_busy_ones_the_oldest_goes(monkeypatch: pytest.MonkeyPatch, expe
     for connection in "abcde":
         crowd.arrive("10.0.0.5", connection, never)
     with expect_log("has 5 connections"):
-        assert crowd.arrive("10.0.0.5", "f", one_of("e")) == "a", "so far back nobody looks for one that is idle"
-    assert crowd.arrive("10.0.0.5", "g", one_of("c")) == "c"
-    assert [crowd.arrive("10.0.0.5", new, never) for new in "hij"] == ["b", "d", "e"]
+        assert crowd.arrive("10.0.0.5", "f", one_of("e")) == ["a"], "so far back nobody looks for one that is idle"
+    assert crowd.arrive("10.0.0.5", "g", one_of("c")) == ["c"]
+    assert [crowd.arrive("10.0.0.5", new, never) for new in "hij"] == [["b"], ["d"], ["e"]]
+
+
+def test_where_fewer_may_be_here_by_now_all_that_are_too_many_go(expect_log: ExpectLog) -> None:
+    crowd = Crowd(5)
+    for connection in "abcde":
+        crowd.arrive("10.0.0.5", connection, never)
+    crowd.most = 2
+    with expect_log("has 2 connections"):
+        assert crowd.arrive("10.0.0.5", "f", never) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(("connections", "most"), [(50_000, 10_000), (1_000, 750), (2, 1), (1, 1)])
+def test_no_address_may_have_all_connections(connections: int, most: int) -> None:
+    assert Overload(Limits(connections=connections)).crowd.most == most
 
 
 def test_whoever_comes_by_a_unix_socket_has_no_address() -> None:
     crowd, rates = Crowd(1), Rates(1)
     for connection in "abc":
-        assert crowd.arrive(NOWHERE, connection, never) is None
+        assert crowd.arrive(NOWHERE, connection, never) == []
         assert rates.take(NOWHERE)
 
 

@@ -116,8 +116,7 @@ class IntakeServer(HTTPServer):
             server_conn not in self._arrived
         ):  # Tornado asks for someone to take a request as soon as there is a connection
             self._arrived.add(server_conn)
-            victim = self._crowd.arrive(server_conn.context.remote_ip, server_conn, self._is_idle)
-            if victim is not None:
+            for victim in self._crowd.arrive(server_conn.context.remote_ip, server_conn, self._is_idle):
                 victim.stream.close()
         return super().start_request(server_conn, request_conn)
 

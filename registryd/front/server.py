@@ -46,8 +46,7 @@ class FrontServer:
         is_ip = connection.family in (AF_INET, AF_INET6)
         peer = Peer(address[0] if is_ip else NOWHERE, "https" if self._tls else "http")
         served = Connection(self._shared, peer)
-        victim = self._shared.overload.crowd.arrive(peer.remote_ip, served, Connection.is_quiet)
-        if victim is not None:
+        for victim in self._shared.overload.crowd.arrive(peer.remote_ip, served, Connection.is_quiet):
             self._make_room(victim)
         made = self._shared.loop.connect_accepted_socket(
             lambda: served,

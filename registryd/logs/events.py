@@ -19,6 +19,7 @@ MESSAGE_IDS = {
     "refused": "7fa99fe3d65843febbedc283aee547e2",
     "watcher_cut_off": "adf8ddb1950c03238bb62f5206b867ed",
     "too_many_connections": "e182a3dfed49d3fc52f7cbc086e375f7",
+    "accept_queue_full": "6ff2e6dbc1ca405faa584b9d0acc32bb",
     "crowded": "e2d7d2e145fa4b829b25a1945ea762ed",
     "rate_limited": "aedf0ed8bef24c699f1ad29db151513f",
     "too_much_waiting": "0b86e9f3851547ea9fc1d693c6229125",

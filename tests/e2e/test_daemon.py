@@ -330,7 +330,7 @@ def test_connections_that_are_refused_cost_nobody_the_lease(start_daemon: StartD
     body = b'{"service_name":"users","base_url":"http://h","instance_id":"a","ttl":2}'
     register = b"POST /register HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     with ExitStack() as stack:
-        kept = [stack.enter_context(full.connect()) for _ in range(2)]
+        kept = [stack.enter_context(full.connect(f"127.0.0.{n}")) for n in (2, 3)]  # no address may have all
         for client in kept:
             client.sendall(register)
             assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
