@@ -25,7 +25,7 @@ Routes = Iterable[tuple[str, type[Handler], dict[str, Any]]]
 _REF = "#/components/schemas/{name}"
 _PART = re.compile(r"\([^)]*\)")
 #: What any call may answer, whatever else it does.
-_ALWAYS = (400, 405, 414, 429, 431, 500)
+_ALWAYS = (400, 405, 414, 429, 431, 500, 503)
 _DESCRIPTION = (
     "Services register when they start, send heartbeats, and look each other up. Every read carries Registry-Index, "
     "the number of the last change to what it shows. Errors are problem details (RFC 9457) with a stable `code`."

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Bytes that are parsed before other connections get their turn.
 SLICE = 8 * 1024
+#: Bytes of an answer that are written at once under TLS.
+PIECE = 64 * 1024
 #: Bytes of requests that may wait in line before no more are read. Each counts for its objects, too.
 MOST_WAITING = 64 * 1024
 EACH_WAITING = 1024
@@ -180,6 +182,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_block",
         "_blocks",
+        "_closes_later",
         "_completed",
         "_current",
         "_exchanges",
@@ -201,12 +204,14 @@ class Connection(asyncio.Protocol):
         "_is_lost",
         "_is_muted",
         "_is_parsing_later",
+        "_is_paused",
         "_is_pumping",
         "_is_reading",
         "_parser",
         "_quiet",
         "_refusal",
         "_requests",
+        "_rest",
         "_room",
         "_shared",
         "_tasks",
@@ -246,6 +251,10 @@ class Connection(asyncio.Protocol):
         self._is_lost = False
         #: Done when there is room to write again; None while there is.
         self._room: Future[None] | None = None
+        #: Whether the transport takes no more for now; and what of a long answer it has not been given, under TLS.
+        self._is_paused = False
+        self._rest: deque[memoryview] = deque()
+        self._closes_later = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._quiet = 0
         self._is_pumping = False
@@ -274,7 +283,8 @@ class Connection(asyncio.Protocol):
         certificate = transport.get_extra_info("peercert")
         if certificate:
             self.peer = self.peer._replace(subject=subject_of(certificate))
-        self._write = self._transport.write
+        # Under TLS all that is written at once is encrypted and handed on at once, however much waits there already.
+        self._write = self._transport.write if self._is_plain else self._put
         self._shared.arriving.discard(self)
         self._shared.connections.add(self)
         self._shared.empty.clear()
@@ -314,13 +324,14 @@ class Connection(asyncio.Protocol):
             self._exchanges[0].closed()
         self._take_stock()
         # TLS cannot be half open.
-        return not self._transport.is_closing() and self._transport.get_extra_info("sslcontext") is None
+        return not self._transport.is_closing() and self._is_plain
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever the reason, it has gone
         """The end."""
         self._is_lost = self._is_last = True
         self._is_fresh = False
         self._unparsed = b""
+        self._rest.clear()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -338,6 +349,9 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """What was written is too much to be sent at once."""
         self._is_fresh = False
+        self._is_paused = True
+        if self._room is not None:  # there is more of the same answer
+            return
         self._room = self._shared.loop.create_future()
         if not self._exchanges:
             self._watch_unread()
@@ -345,12 +359,43 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """There is room again."""
+        self._is_paused = False
+        while self._rest and not self._is_paused:
+            self._write_in_pieces(self._rest.popleft())
+        if self._is_paused:
+            self._weigh()
+            return
+        if self._closes_later:
+            self._shared.loop.call_soon(self._transport.close)  # nor to be closed then
         room, self._room = self._room, None
         self._stop_timer("unread")
         self._weigh()
         if room is not None and not room.done():  # someone who waited may have been cancelled, and it with him
             room.set_result(None)
         self._pump()
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._transport.get_extra_info("sslcontext") is None
+
+    def _put(self, data: bytes) -> None:
+        """Writes in pieces, behind what of earlier answers has not been written yet."""
+        if self._rest:
+            self._rest.append(memoryview(data))
+        else:
+            self._write_in_pieces(memoryview(data))
+
+    def _write_in_pieces(self, view: memoryview) -> None:
+        """Gives the transport as much as it takes. The rest stands in front of all that comes later."""
+        while len(view) and not self._is_paused:
+            self._transport.write(view[:PIECE])
+            view = view[PIECE:]
+        if len(view):
+            self._rest.appendleft(view)
+
+    def _unsent(self) -> int:
+        """Bytes that were written and are not sent, as far as we can know."""
+        return self._transport.get_write_buffer_size() + sum(map(len, self._rest))
 
     # The way to the hot table.
 
@@ -684,7 +729,7 @@ class Connection(asyncio.Protocol):
             failed.set_exception(StreamClosedError())
             failed.exception()
             return failed
-        self._transport.write(data)
+        self._write(data)
         return self._room or self._shared.done
 
     def ended(self, exchange: Exchange | Later) -> None:
@@ -738,10 +783,7 @@ class Connection(asyncio.Protocol):
         """Whether it stands between two requests with nothing in our hands, so that anyone could go on with it."""
         transport = self._transport
         return (
-            self._is_fresh
-            and not transport.is_closing()
-            and not transport.get_write_buffer_size()
-            and transport.get_extra_info("sslcontext") is None
+            self._is_fresh and not transport.is_closing() and not transport.get_write_buffer_size() and self._is_plain
         )
 
     def is_quiet(self) -> bool:
@@ -772,7 +814,10 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         self._is_fresh = False
         self._unparsed = b""
-        self._transport.close()
+        if self._rest:
+            self._closes_later = True
+        else:
+            self._transport.close()
 
     def _refuse_for(self, error: BaseException | None) -> None:
         if isinstance(error, _NoMore):
@@ -817,7 +862,7 @@ class Connection(asyncio.Protocol):
                 return
         if self._refusal is not None and not self._exchanges and self._room is None:
             refusal, self._refusal = self._refusal, None
-            self._transport.write(refusal)
+            self._write(refusal)
             self._linger()
             return
         self._is_fresh = not (
@@ -829,7 +874,7 @@ class Connection(asyncio.Protocol):
             or self._room is not None
         )
         on_idle = self._shared.on_idle
-        if on_idle is not None and self._is_fresh and self._transport.get_extra_info("sslcontext") is None:
+        if on_idle is not None and self._is_fresh and self._is_plain:
             if self.is_idle and on_idle(self):
                 return
             if self._is_reading:  # what comes now is for the next of us; as soon as our answer is out, this goes, too
@@ -852,11 +897,12 @@ class Connection(asyncio.Protocol):
 
     def _weigh(self) -> None:
         """Says how many bytes wait for this client: those that it does not read, and those that it has sent early."""
-        size = 0 if self._room is None else self._transport.get_write_buffer_size()
+        size = 0 if self._room is None else self._unsent()
         if not self._is_reading:
             size += len(self._unparsed) + self._waiting
         if size:
-            self._shared.overload.waiting.hold(self, size, self.abort)
+            # Not at once: asyncio's transports do not bear to be aborted while they tell that there is room.
+            self._shared.overload.waiting.hold(self, size, lambda: self._shared.loop.call_soon(self.abort))
         else:
             self._shared.overload.waiting.release(self)
 
@@ -911,10 +957,10 @@ class Connection(asyncio.Protocol):
 
     def _watch_unread(self) -> None:
         """Nobody else looks after an answer that is complete. Its reader may be slow, but not stop."""
-        before = self._transport.get_write_buffer_size()
+        before = self._unsent()
 
         def look() -> None:
-            if self._transport.get_write_buffer_size() < before:
+            if self._unsent() < before:
                 self._watch_unread()
             else:
                 self.abort()
