@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 NOWHERE = "0.0.0.0"  # noqa: S104 - nobody listens there
 #: Seconds for which what was said once is not said again.
 QUIET = 60.0
+#: Headers of one request: each takes memory, however short it is.
+MOST_HEADERS = 256
 #: Connections of one place that are looked at for one that is idle.
 LOOK = 100
 #: Places whose requests are counted. When there are more, those that have asked nothing for a second are forgotten.

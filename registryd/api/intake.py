@@ -30,6 +30,7 @@ from registryd.api.base import problem_headers, subject_shown, whole_problem
 from registryd.api.context import Context
 from registryd.core.errors import Unauthorized
 from registryd.core.limits import Limits
+from registryd.overload import MOST_HEADERS
 
 _HEARTBEAT = re.compile(r"/heartbeat(s|/(?P<id>[^/?]+))/?(\?|$)")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
@@ -235,6 +236,8 @@ class _Message(HTTPMessageDelegate):
             return problems.UrlTooLong("URL", "url_bytes", limits.url_bytes)
         if sum(len(name) + len(value) + 4 for name, value in headers.get_all()) > limits.header_bytes:
             return problems.HeadersTooLarge("header block", "header_bytes", limits.header_bytes)
+        if sum(1 for _ in headers.get_all()) > MOST_HEADERS:
+            return problems.TooManyHeaders()
         if _announced(headers) > limits.body_bytes:
             return self._body_too_large()
         coding = headers.get("Content-Encoding", "identity")

@@ -23,6 +23,7 @@ from registryd.core.errors import (
     UnknownInstance,
 )
 from registryd.core.limits import flag_of
+from registryd.overload import MOST_HEADERS
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -46,6 +47,15 @@ class HeadersTooLarge(TooLarge):
     """The header block is over its limit."""
 
     code = "headers_too_large"
+
+
+class TooManyHeaders(RegistrydError):
+    """There are more headers than anyone needs."""
+
+    code = "headers_too_large"
+
+    def __init__(self) -> None:
+        super().__init__(f"the header block has more than {MOST_HEADERS} headers; send fewer")
 
 
 class UrlTooLong(TooLarge):
@@ -116,6 +126,7 @@ STATUSES: dict[type[BaseException], int] = {
     LimitReached: 429,
     TooManyRequests: 429,
     HeadersTooLarge: 431,
+    TooManyHeaders: 431,
     NotReady: 503,
     Recovering: 503,
     StoreUnavailable: 503,

@@ -23,7 +23,7 @@ from tornado.iostream import StreamClosedError
 
 from registryd.front.exchange import Exchange, Later, Peer, done_future
 from registryd.front.table import COLD_HEADERS, Answer, HotTable, Told
-from registryd.overload import Overload
+from registryd.overload import MOST_HEADERS, Overload
 from registryd.tls import subject_of
 
 logger = logging.getLogger(__name__)
@@ -513,9 +513,13 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; after the body, a trailer, which nobody here needs."""
-        if self._in_head and self._header_bytes <= self._shared.most_header_bytes:  # more are refused, and not kept
+        if self._in_head and not self._has_too_many_headers:  # more are refused, and not kept
             self._headers.append((name, value))
             self._header_bytes += len(name) + len(value) + 4
+
+    @property
+    def _has_too_many_headers(self) -> bool:
+        return self._header_bytes > self._shared.most_header_bytes or len(self._headers) > MOST_HEADERS
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
@@ -536,7 +540,7 @@ class Connection(asyncio.Protocol):
 
     def _expect_body(self) -> None:
         """The parser takes a request that asks for an upgrade to end with its head. It has a body like any other."""
-        if self._header_bytes > self._shared.most_header_bytes:  # so we have not kept what says how long it is
+        if self._has_too_many_headers:  # so we have not kept what says how long it is
             raise HTTPInputError("its header block is over the limit, and it asks for an upgrade")
         for name, value in self._headers:
             key = name.lower()
@@ -621,7 +625,7 @@ class Connection(asyncio.Protocol):
             return None
         if length > self._shared.most_body_bytes or not self._shared.knows_host(_text(host)):
             return None
-        if self._header_bytes > min(LONGEST_BLOCK, self._shared.most_header_bytes):
+        if self._header_bytes > LONGEST_BLOCK or self._has_too_many_headers:
             return None
         return Block(length, Told(_text(agent or b""), authorization))
 

@@ -328,3 +328,14 @@ async def test_http_1_0_is_answered_and_closed(http_server: Served) -> None:
     async with Wire(http_server) as wire:
         await wire.send(b"GET /livez HTTP/1.0\r\n\r\n")
         assert (await wire.rest()).endswith(b"\r\n\r\nok\n")
+
+
+@pytest.mark.parametrize("limits", [Limits()])
+async def test_a_mass_of_short_headers_is_refused(http_server: Served) -> None:
+    async with Wire(http_server) as wire:
+        for count, status in [(255, 200), (256, 431), (2000, 431), (1, 200)]:
+            await wire.send(b"GET /livez HTTP/1.1\r\nHost: h\r\n" + b"a: b\r\n" * count + b"\r\n")
+            answer = await wire.answer()
+            assert answer.status == status
+            if status == 431:
+                assert b"more than 256 headers; send fewer" in answer.body
