@@ -21,6 +21,10 @@ LONGEST_RETRY = 30.0
 LONGEST_ANSWER = 3.0
 #: The lease in seconds that is reckoned with until the registry has told one.
 ASSUMED_TTL = 30.0
+#: Statuses of a registry that is there and has no room right now, and the Retry-After that it gives: whoever comes
+#: again within that time loses no lease by it.
+_OVERLOADED = {429, 503}
+AGAIN = 1.0
 #: Statuses that the same request would get again.
 _HOPELESS = {400, 401, 403, 413, 414, 431}
 
@@ -117,6 +121,8 @@ class Session:
             self.wait = 0.0
         else:
             self.failed()
+            if status in _OVERLOADED:
+                self.wait = min(self.wait, AGAIN * self._dice.uniform(0.5, 1.0))
             if code is not None and status in _HOPELESS:
                 raise RegistrationRefused(str(answer.get("detail", code)))
             return False

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from registryd.client.session import (
+    AGAIN,
     FIRST_RETRY,
     LONGEST_ANSWER,
     LONGEST_RETRY,
@@ -128,6 +129,16 @@ def test_it_backs_off_up_to_a_third_of_the_lease() -> None:
     for n, wait in enumerate(waits):
         longest = min(10.0, FIRST_RETRY * 2**n)
         assert longest / 2 <= wait <= longest
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_registry_without_room_is_asked_again_within_the_second_that_it_waits_for_us(status: int) -> None:
+    session = a_session(ttl=3600)
+    session.answered(200, registered(ttl=3600))
+    for _ in range(20):
+        assert not session.answered(status, problem("too_many_connections"))
+        assert 0 < session.wait <= AGAIN
+        assert session.phase is Phase.IN
 
 
 def test_success_ends_the_back_off() -> None:
