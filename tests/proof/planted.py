@@ -7,6 +7,7 @@ hook for them: they are laid over it here, before it starts.
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from registryd.cli import main
 from registryd.core.leases import Lease
@@ -20,7 +21,15 @@ PUT_OFF = 0.05
 DISK = 0.005
 
 
-def stale_list() -> None:
+class Overlay(NamedTuple):
+    """What is laid over a method of a class."""
+
+    owner: type
+    name: str
+    instead: Callable[..., object]
+
+
+def stale_list() -> list[Overlay]:
     """A list is kept rendered when an instance is taken off it: a lookup has it until the next change."""
     unlist = Services.unlist
 
@@ -31,10 +40,10 @@ def stale_list() -> None:
         unlist(self, lease)
         service.rendered = rendered
 
-    Services.unlist = forgetful  # type: ignore[method-assign]
+    return [Overlay(Services, "unlist", forgetful)]
 
 
-def late_end() -> None:
+def late_end() -> list[Overlay]:
     """A lease that is shorter than those before does not bring forward the moment at which ends are looked for."""
     make_true = Registry._make_true
 
@@ -43,10 +52,10 @@ def late_end() -> None:
         make_true(self, together, numbered)
         self._next_end = max(before, self._next_end)
 
-    Registry._make_true = late  # type: ignore[method-assign]
+    return [Overlay(Registry, "_make_true", late)]
 
 
-def early_answer() -> None:
+def early_answer() -> list[Overlay]:
     """A change is answered before it is on the disk: a kill -9 takes it back."""
 
     async def append(self: SqliteStore, changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -57,10 +66,10 @@ def early_answer() -> None:
         self._loop.call_later(PUT_OFF, write)
         return tuple(map(self._number, changes))
 
-    SqliteStore.append = append  # type: ignore[method-assign]
+    return [Overlay(SqliteStore, "append", append)]
 
 
-def early_check() -> None:
+def early_check() -> list[Overlay]:
     """The generation that a deregistration names is looked at when it is asked for, not when its turn comes: a takeover
     that is being written goes by, and its instance is taken off the list."""
     deregister, append = Registry.deregister, SqliteStore.append
@@ -73,11 +82,10 @@ def early_check() -> None:
         await asyncio.sleep(DISK)
         return await append(self, changes)
 
-    Registry.deregister = checked  # type: ignore[method-assign]
-    SqliteStore.append = slow  # type: ignore[method-assign]
+    return [Overlay(Registry, "deregister", checked), Overlay(SqliteStore, "append", slow)]
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+FAULTS: dict[str, Callable[[], list[Overlay]]] = {
     "stale-list": stale_list,
     "late-end": late_end,
     "early-answer": early_answer,
@@ -85,5 +93,6 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    FAULTS[sys.argv[1]]()
+    for overlay in FAULTS[sys.argv[1]]():
+        setattr(*overlay)
     sys.exit(main(sys.argv[2:]))

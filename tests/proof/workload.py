@@ -229,8 +229,8 @@ def _answered(asked: Operation, answer: Answer) -> Operation:
     elif what in ("lookup", "status"):
         told["index"] = int(answer.headers["registry-index"])
     if what == "lookup":
-        told["listed"] = {one["instance_id"]: _registration(one) for one in body["instances"]}
-        assert body["count"] == len(told["listed"]) == len(body["instances"]), f"{asked}: {body}"  # type: ignore[arg-type]
+        listed = told["listed"] = {one["instance_id"]: _registration(one) for one in body["instances"]}
+        assert body["count"] == len(listed) == len(body["instances"]), f"{asked}: {body}"
     if what == "status":
         told["stalled"] = body["leases"]["stalled_seconds"]
     return Operation(**fields | told)
