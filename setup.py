@@ -22,7 +22,7 @@ setup(
     extras_require={
         "speed": ["httptools>=0.6.4", "uvloop>=0.21"],
         "test": [
-            "atheris>=3",
+            "atheris>=3; platform_machine == 'x86_64'",
             "fastapi",
             "httptools>=0.6.4",
             "hypothesis",

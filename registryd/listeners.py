@@ -237,10 +237,12 @@ def _has_full_queue(sock: socket.socket) -> bool:
     return bool(waiting + ACCEPTS >= most)
 
 
-def allow_many_connections() -> None:
-    """Raises the soft limit on file descriptors to the hard one: the usual 1,024 is for programs with select()."""
+def allow_many_connections() -> int:
+    """Raises the soft limit on file descriptors to the hard one, which it gives back: the usual 1,024 is for programs
+    with select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def url_of(sock: socket.socket, scheme: str = "http") -> str:

@@ -3,10 +3,14 @@
 Nothing here knows HTTP, or closes anything by itself.
 """
 
+import contextlib
 import functools
 import ipaddress
 import itertools
 import logging
+import socket
+import struct
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -23,6 +27,8 @@ QUIET = 60.0
 MOST_HEADERS = 256
 #: Connections of one place that are looked at for one that is idle.
 LOOK = 100
+#: SO_LINGER of a connection that is reset when it is closed (socket(7)).
+_RESET = struct.pack("ii", 1, 0)
 #: Places whose requests are counted. When there are more, those that have asked nothing for a second are forgotten.
 MOST_PLACES = 100_000
 
@@ -36,6 +42,13 @@ def place_of(address: str) -> str:
     if whole.ipv4_mapped is not None:
         return str(whole.ipv4_mapped)
     return f"{ipaddress.IPv6Address(int(whole) >> 64 << 64)}/64"
+
+
+def forget_unsent(sock: socket.socket) -> None:
+    """Has the system drop what of a connection is not sent when it is closed. It would go on for minutes, with
+    megabytes in its hands, to send what nobody reads."""
+    with contextlib.suppress(OSError):  # it is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 class Rarely:
@@ -215,20 +228,20 @@ class Bounds(Protocol):
 
 
 class Overload:
-    """All of that."""
+    """All of that. There are no more connections than file descriptors, whatever the bounds say."""
 
-    def __init__(self, bounds: Bounds) -> None:
-        self.crowd = Crowd(_most_of_one(bounds))
+    def __init__(self, bounds: Bounds, descriptors: int = sys.maxsize) -> None:
+        self._descriptors = descriptors
+        self.crowd = Crowd(self._most_of_one(bounds))
         self.rates = Rates(bounds.requests_per_address)
         self.waiting = Waiting(bounds.waiting_bytes)
 
     def take_bounds(self, bounds: Bounds) -> None:
         """Has these bounds from now on."""
-        self.crowd.most = _most_of_one(bounds)
+        self.crowd.most = self._most_of_one(bounds)
         self.rates.most = bounds.requests_per_address
         self.waiting.most = bounds.waiting_bytes
 
-
-def _most_of_one(bounds: Bounds) -> int:
-    """How many connections one address may have: never all, or it could keep everyone else out."""
-    return min(bounds.connections_per_address, max(1, bounds.connections * 3 // 4))
+    def _most_of_one(self, bounds: Bounds) -> int:
+        """How many connections one address may have: never all, or it could keep everyone else out."""
+        return min(bounds.connections_per_address, max(1, min(bounds.connections, self._descriptors) * 3 // 4))

@@ -98,7 +98,7 @@ class Server:
         MonotonicIOLoop()
         self._access.take(callers_of(self._config))
         self._tls = tls_of(self._config)
-        allow_many_connections()
+        self._descriptors = allow_many_connections()
         sockets = self._listen()
         self._take_signals()
         self._open_registry()
@@ -175,7 +175,7 @@ class Server:
         self._broadcast = Broadcast(registry)
         self._context = context = Context(
             registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access, self._hosts,
-            Overload(config.limits),
+            Overload(config.limits, self._descriptors),
         )  # fmt: skip
         self._http = make_http_server(self._http_kind, make_application(context, self._broadcast), context)
         self._http.take_tls(self._tls)

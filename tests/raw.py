@@ -6,6 +6,7 @@ import socket
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import pytest
 from tornado.web import Application
 
 from registryd.listeners import Acceptor, listen
@@ -151,6 +152,12 @@ class Wire:
     async def cut_off(self) -> None:
         """Waits until the server closes the connection, in whichever way."""
         with contextlib.suppress(ConnectionError):
+            await self._reader.read()
+
+    async def was_reset(self) -> None:
+        """Waits until the server resets the connection: so it has left nothing to the system."""
+        self.resume()
+        with pytest.raises(ConnectionResetError):
             await self._reader.read()
 
     async def hang_up(self) -> None:

@@ -42,6 +42,19 @@ def test_an_older_connection_of_the_same_address_goes_for_one_too_many(expect_lo
     assert crowd.crowded_out == 2
 
 
+@pytest.mark.parametrize(
+    ("connections", "descriptors", "most"),
+    [(50_000, 65_536, 10_000), (50_000, 4_096, 3_072), (1_000, 65_536, 750), (2, 65_536, 1), (1, 65_536, 1)],
+)
+def test_no_address_may_have_all_connections(connections: int, descriptors: int, most: int) -> None:
+    limits = Limits(connections=connections)
+    overload = Overload(limits, descriptors)
+    assert overload.crowd.most == most
+    overload.crowd.most = 0
+    overload.take_bounds(limits)
+    assert overload.crowd.most == most
+
+
 def test_who_has_left_takes_no_room() -> None:
     crowd = Crowd(1)
     for n in range(3):
@@ -69,11 +82,6 @@ def test_where_fewer_may_be_here_by_now_all_that_are_too_many_go(expect_log: Exp
     crowd.most = 2
     with expect_log("has 2 connections"):
         assert crowd.arrive("10.0.0.5", "f", never) == ["a", "b", "c", "d"]
-
-
-@pytest.mark.parametrize(("connections", "most"), [(50_000, 10_000), (1_000, 750), (2, 1), (1, 1)])
-def test_no_address_may_have_all_connections(connections: int, most: int) -> None:
-    assert Overload(Limits(connections=connections)).crowd.most == most
 
 
 def test_whoever_comes_by_a_unix_socket_has_no_address() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ class MemoryTransport(asyncio.Transport):
         self.room = room
         self.reads = True
         self.is_closed = False
+        self.is_reset = False
         self.is_lost = False
         self.has_ended = False
         self.is_paused = False
@@ -134,7 +136,11 @@ class MemoryTransport(asyncio.Transport):
         self.has_ended = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
+        return self if name == "socket" else default
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        assert (level, option, value[0]) == (socket.SOL_SOCKET, socket.SO_LINGER, 1)
+        self.is_reset = True
 
     def close(self) -> None:
         if not self.is_closed:

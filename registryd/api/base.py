@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from msgspec import Struct
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import format_timestamp
-from tornado.iostream import SSLIOStream
+from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import HTTPError, RequestHandler
 
 from registryd import __version__
@@ -24,6 +24,7 @@ from registryd.auth import Access
 from registryd.core.access import EVERYONE, Right
 from registryd.core.errors import ECHO, Forbidden, HiddenInstance, Recovering, RegistrydError, Unauthorized
 from registryd.core.model import Origin
+from registryd.overload import forget_unsent
 from registryd.tls import subject_of
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,13 @@ def subject_shown(connection: Any) -> str:
         return str(connection.context.subject)
     stream = connection.stream
     return subject_of(stream.socket.getpeercert()) if isinstance(stream, SSLIOStream) else ""
+
+
+def reset(stream: IOStream) -> None:
+    """Closes a connection of Tornado's server at once, and leaves nothing of what is not sent to the system."""
+    if not stream.closed():
+        forget_unsent(stream.socket)
+        stream.close()
 
 
 class Handler(RequestHandler):
@@ -226,9 +234,10 @@ class Handler(RequestHandler):
             return sent
         sent.add_done_callback(lambda _: self._under_way.end(request))
         if isinstance(request, HTTP1Connection):
-            timer = asyncio.get_running_loop().call_later(UNREAD_TIMEOUT, request.close)
+            cut_off = functools.partial(reset, request.stream)
+            timer = asyncio.get_running_loop().call_later(UNREAD_TIMEOUT, cut_off)
             sent.add_done_callback(lambda _: timer.cancel())
-            self.overload.waiting.hold(request, int(self._headers.get("Content-Length", "0")), request.close)
+            self.overload.waiting.hold(request, int(self._headers.get("Content-Length", "0")), cut_off)
             sent.add_done_callback(lambda _: self.overload.waiting.release(request))
         return sent
 

@@ -26,7 +26,7 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application
 
 from registryd.api import problems
-from registryd.api.base import problem_headers, subject_shown, whole_problem
+from registryd.api.base import problem_headers, reset, subject_shown, whole_problem
 from registryd.api.context import Context
 from registryd.core.errors import Unauthorized
 from registryd.core.limits import Limits
@@ -118,7 +118,10 @@ class IntakeServer(HTTPServer):
         ):  # Tornado asks for someone to take a request as soon as there is a connection
             self._arrived.add(server_conn)
             for victim in self._crowd.arrive(server_conn.context.remote_ip, server_conn, self._is_idle):
-                victim.stream.close()
+                if self._is_idle(victim):
+                    victim.stream.close()
+                else:
+                    reset(victim.stream)
         return super().start_request(server_conn, request_conn)
 
     def _is_idle(self, server_conn: object) -> bool:
@@ -171,6 +174,8 @@ class _Message(HTTPMessageDelegate):
         self._received = 0
         self._is_head = False
         self._answered = False
+        #: Whether nobody waits for an answer any more. Tornado may go on for a while with what it has of the body.
+        self._is_given_up = False
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
@@ -201,6 +206,8 @@ class _Message(HTTPMessageDelegate):
             return None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._is_given_up:
+            return None
         self._received += len(chunk)
         if self._inner is None:
             if self._received > PATIENCE * self._limits.body_bytes:
@@ -215,6 +222,8 @@ class _Message(HTTPMessageDelegate):
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
+        if self._is_given_up:
+            return
         self._waiting.release(self)
         self._under_way.arrived(self._request)
         if self._inner is None:
@@ -223,6 +232,7 @@ class _Message(HTTPMessageDelegate):
             self._inner.finish()
 
     def on_connection_close(self) -> None:
+        self._is_given_up = True
         self._waiting.release(self)
         self._under_way.end(self._request)
         if self._inner is not None:

@@ -14,11 +14,12 @@ from tornado.ioloop import PeriodicCallback
 from tornado.iostream import IOStream
 
 from registryd.api import render
-from registryd.api.base import ANSWERED, Handler, call
+from registryd.api.base import ANSWERED, Handler, call, reset
 from registryd.api.context import Context
 from registryd.core.errors import InvalidInput
 from registryd.core.model import Change
 from registryd.feed import Watcher
+from registryd.overload import Waiting
 from registryd.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Pipe:
 
     def cut_off(self) -> None:
         """Closes the connection, with whatever is in the buffers."""
-        self._connection.close()
+        self._connection.reset()
 
     def _send(self, data: bytes) -> "asyncio.Future[None] | None":
         sent: asyncio.Future[None] = self._connection.send_framed(data)
@@ -105,14 +106,28 @@ class Pipe:
 
 class TornadoPipe(Pipe):
     """The same on Tornado's own server: bytes go straight to the socket as long as it takes them, which is several
-    times faster than through two layers of buffers. Where the socket is full the rest waits in Tornado's."""
+    times faster than through two layers of buffers. Where the socket is full the rest waits in Tornado's, and we count
+    it."""
+
+    def __init__(self, connection: Any, *, chunked: bool, waiting: Waiting) -> None:
+        super().__init__(connection, chunked=chunked)
+        self._waiting = waiting
+
+    def cut_off(self) -> None:
+        reset(self._connection.stream)
 
     def _send(self, data: bytes) -> "asyncio.Future[None] | None":
         stream: IOStream = self._connection.stream
         if stream.closed():  # its end is on the way to us
             return None
         rest = data if stream.writing() else _send_now(stream.socket, data)
-        return stream.write(rest) if rest else None
+        if not rest:
+            return None
+        sent = stream.write(rest)
+        if not sent.done():
+            self._waiting.hold(self, len(rest), self.cut_off)
+            sent.add_done_callback(lambda _: self._waiting.release(self))
+        return sent
 
 
 def _send_now(sock: socket, data: bytes) -> bytes:
@@ -325,8 +340,12 @@ class WatchHandler(Handler):
         self.flush()
         chunked = self._headers.get("Transfer-Encoding") == "chunked"
         watcher = Watcher(services, self._broadcast.ready)
-        make_pipe = Pipe if hasattr(self.request.connection, "send_framed") else TornadoPipe
-        stream = Stream(make_pipe(self.request.connection, chunked=chunked), watcher)
+        connection = self.request.connection
+        if hasattr(connection, "send_framed"):
+            pipe = Pipe(connection, chunked=chunked)
+        else:
+            pipe = TornadoPipe(connection, chunked=chunked, waiting=self.overload.waiting)
+        stream = Stream(pipe, watcher)
         self.when_gone(stream.end)
         self._broadcast.add(stream)
         feed = self.registry.feed

@@ -23,7 +23,7 @@ from tornado.iostream import StreamClosedError
 
 from registryd.front.exchange import Exchange, Later, Peer, done_future
 from registryd.front.table import COLD_HEADERS, Answer, HotTable, Told
-from registryd.overload import MOST_HEADERS, Overload
+from registryd.overload import MOST_HEADERS, Overload, forget_unsent
 from registryd.tls import subject_of
 
 logger = logging.getLogger(__name__)
@@ -207,6 +207,7 @@ class Connection(asyncio.Protocol):
         "_is_paused",
         "_is_pumping",
         "_is_reading",
+        "_is_weighed",
         "_parser",
         "_quiet",
         "_refusal",
@@ -246,6 +247,7 @@ class Connection(asyncio.Protocol):
         self._refusal: bytes | None = None
         self._is_reading = True
         self._is_lingering = False
+        self._is_weighed = False
         #: Whether the other side sends no more, but may still read.
         self._is_half_open = False
         self._is_lost = False
@@ -462,7 +464,7 @@ class Connection(asyncio.Protocol):
         self._take_stock()
 
     def _feed(self, piece: bytes) -> None:
-        was_fresh = self._is_fresh and not self._unparsed
+        was_fresh, head_bytes = self._is_fresh and not self._unparsed, self._head_bytes
         self._completed = 0
         if self._in_head:
             self._head_bytes += len(piece)
@@ -491,6 +493,8 @@ class Connection(asyncio.Protocol):
             return
         if not self._in_message:
             self._head_bytes = 0
+        if head_bytes or self._head_bytes:
+            self._weigh()
         if self._in_head and self._head_bytes > self._shared.most_head_bytes:
             self._refuse(431, "headers_too_large", "the request line and headers are far over their limits")
         elif not self._in_head and self._framing_bytes > self._shared.most_framing_bytes:
@@ -762,6 +766,12 @@ class Connection(asyncio.Protocol):
         self._is_fresh = False
         self._transport.abort()
 
+    def reset(self) -> None:
+        """The same, and leaves nothing of what is not sent to the system."""
+        if not self._is_lost:
+            forget_unsent(self._transport.get_extra_info("socket"))
+            self.abort()
+
     def ends_with(self, exchange: Exchange | Later) -> bool:
         """Whether this is the last answer, although the client would go on: of what it has sent already, nothing is
         dropped, until there is no more time."""
@@ -799,7 +809,7 @@ class Connection(asyncio.Protocol):
         if self._is_fresh:
             self.close()
         else:
-            self.abort()
+            self.reset()
 
     def fileno(self) -> int:
         """Its file descriptor."""
@@ -900,15 +910,27 @@ class Connection(asyncio.Protocol):
             self._weigh()
 
     def _weigh(self) -> None:
-        """Says how many bytes wait for this client: those that it does not read, and those that it has sent early."""
+        """Says how many bytes wait for this client: those that it does not read, those that it has sent early, and the
+        head of a request that is not here in full."""
         size = 0 if self._room is None else self._unsent()
         if not self._is_reading:
             size += len(self._unparsed) + self._waiting
+        if self._in_message and self._in_head:
+            size += self._head_bytes
         if size:
-            # Not at once: asyncio's transports do not bear to be aborted while they tell that there is room.
-            self._shared.overload.waiting.hold(self, size, lambda: self._shared.loop.call_soon(self.abort))
+            self._is_weighed = True
+            self._shared.overload.waiting.hold(self, size, self._let_go)
+            self._is_weighed = False
         else:
             self._shared.overload.waiting.release(self)
+
+    def _let_go(self) -> None:
+        """There is too much that waits, and we have kept ours for the longest time. It is dropped before the next one
+        adds to it; but asyncio's transports do not bear to be aborted while they tell that there is room."""
+        if self._is_weighed:
+            self._shared.loop.call_soon(self.reset)
+        else:
+            self.reset()
 
     def _linger(self) -> None:
         """Ends our side, and drops what still comes for a while: closed on unread bytes, TCP would take back what we
@@ -967,7 +989,7 @@ class Connection(asyncio.Protocol):
             if self._unsent() < before:
                 self._watch_unread()
             else:
-                self.abort()
+                self.reset()
 
         self._arm("unread", self._shared.timeouts.unread, look)
 

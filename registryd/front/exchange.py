@@ -38,6 +38,9 @@ class Line(Protocol):
     def abort(self) -> None:
         """Closes the connection at once, with whatever is in its buffers."""
 
+    def reset(self) -> None:
+        """The same, and leaves nothing of what is not sent to the system."""
+
     def ended(self, exchange: "Exchange") -> None:
         """The answer is complete."""
 
@@ -131,6 +134,10 @@ class Exchange(HTTPConnection):
     def close(self) -> None:
         """Closes the connection at once, with whatever is in its buffers."""
         self._line.abort()
+
+    def reset(self) -> None:
+        """The same, and leaves nothing of what is not sent to the system."""
+        self._line.reset()
 
     # What the connection tells it.
 

@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import gzip
 import json
+from typing import cast
 
 import pytest
 from conftest import Api, ExpectLog
 from raw import Served, Wire
 from support import RecordingStore, a_registration, up
+from tornado.httputil import HTTPHeaders, RequestStartLine
 
 from registryd.api.context import UnderWay
-from registryd.api.intake import PATIENCE
+from registryd.api.intake import PATIENCE, IntakeServer
 from registryd.core.limits import Limits
+from registryd.front.exchange import Exchange, Peer
 from registryd.front.server import FrontServer
 from registryd.registry import Registry
 
@@ -27,6 +30,27 @@ def limits() -> Limits:
 def a_post(body: bytes, *headers: bytes, path: bytes = b"/register") -> bytes:
     lines = [b"POST " + path + b" HTTP/1.1", b"Host: h", b"Content-Length: %d" % len(body), *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+class GoneLine:
+    """A connection that has gone."""
+
+    peer = Peer("127.0.0.1", "http")
+
+    def send(self, data: bytes) -> "asyncio.Future[None]":
+        raise AssertionError(f"nobody is there to get {data!r}")
+
+    def abort(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+    def ended(self, exchange: Exchange) -> None:
+        pass
+
+    def ends_with(self, exchange: Exchange) -> bool:
+        return False
 
 
 async def is_in_order(wire: Wire) -> bool:
@@ -265,10 +289,29 @@ async def test_an_answer_that_nobody_reads_is_not_kept_for_ever(
     for n in range(200):
         await registry.register(a_registration(instance_id=str(n), metadata=metadata))
     async with Wire(http_server) as wire:
+        wire.pause()
         await wire.send(b"GET /services/users?limit=200 HTTP/1.1\r\nHost: h\r\n\r\n")  # 12 MB, more than a socket holds
         while not len(under_way):
             await asyncio.sleep(0)
         await under_way.wait_until_none()
+        await wire.was_reset()
+
+
+async def test_what_is_still_read_of_a_body_that_was_given_up_is_dropped(
+    http_server: Served, under_way: UnderWay
+) -> None:
+    start, headers = RequestStartLine("POST", "/register", "HTTP/1.1"), HTTPHeaders({"Host": "h"})
+    request = Exchange(GoneLine(), start, headers, keep_alive=True)
+    http = http_server.http
+    intake = http._shared.delegate if isinstance(http, FrontServer) else cast("IntakeServer", http)._intake
+    message = intake.start_request(request, request)
+    message.headers_received(start, headers)
+    message.data_received(b"{")
+    message.on_connection_close()
+    message.data_received(b"}")
+    message.data_received(b" " * 2000)
+    message.finish()
+    assert len(under_way) == 0
 
 
 async def test_a_client_that_leaves_while_it_is_answered_leaves_nothing_behind(

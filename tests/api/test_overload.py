@@ -138,6 +138,47 @@ async def test_who_does_not_read_what_he_has_asked_for_is_cut_off_before_it_is_t
         await asyncio.sleep(0)
 
 
+async def test_what_a_watcher_does_not_read_counts(
+    http_server: Served, api: Api, overload: Overload, expect_log: ExpectLog
+) -> None:
+    for n in range(300):  # 9 MB, more than a socket holds
+        await api.register(instance_id=f"{n:04}", metadata={str(n): "v" * 1000 for n in range(30)})
+    overload.waiting.most = 20_000_000
+    async with AsyncExitStack() as stack:
+        watchers = []
+        with expect_log(r"more than 20000000 bytes wait for clients"):
+            while not overload.waiting.let_go:
+                watchers.append(await stack.enter_async_context(Wire(http_server, small_buffers=True)))
+                watchers[-1].pause()
+                before = overload.waiting.bytes
+                await watchers[-1].send(WATCH)
+                while overload.waiting.bytes == before and not overload.waiting.let_go:
+                    await asyncio.sleep(0)
+        assert 0 < overload.waiting.bytes <= 20_000_000
+        await watchers[0].was_reset()
+        assert (await api.get("/livez")).status == 200
+    while overload.waiting.bytes:
+        await asyncio.sleep(0)
+
+
+async def test_a_head_that_does_not_end_counts_on_the_front(
+    http_server: Served, http_kind: str, overload: Overload, expect_log: ExpectLog
+) -> None:
+    overload.waiting.most = 20_000
+    async with Wire(http_server) as first, Wire(http_server) as second:
+        await first.send(b"GET /livez HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 12_000)
+        if http_kind == "tornado":  # whose buffer it is in, where nobody can look
+            return
+        while overload.waiting.bytes < 12_000:
+            await asyncio.sleep(0)
+        with expect_log("or send slowly"):
+            await second.send(b"GET /livez HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 12_000)
+            await first.was_reset()
+        await second.send(b"\r\n\r\n")
+        assert (await second.answer()).status == 200
+        assert overload.waiting.bytes == 0
+
+
 async def test_bodies_that_do_not_end_are_bounded_in_all(
     http_server: Served, overload: Overload, expect_log: ExpectLog
 ) -> None:

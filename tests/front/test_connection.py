@@ -505,6 +505,29 @@ def test_a_body_has_its_time_only_when_it_is_its_turn() -> None:
     play(story)
 
 
+def test_who_is_let_go_for_others_is_dropped_before_there_is_more(expect_log: ExpectLog) -> None:
+    async def story(there: World) -> None:
+        first, second = connect(there, room=0), connect(there, room=0)
+        first.protocol.data_received(LOOKUP)
+        waiting = there.shared.overload.waiting
+        waiting.most = waiting.bytes
+        with expect_log("those are cut off who have kept us for the longest time"):
+            second.protocol.data_received(LOOKUP)
+        assert first.is_closed, "at once"
+        assert first.is_reset
+        assert not second.is_closed
+
+        waiting.most = 0
+        third = connect(there, room=0)
+        third.protocol.data_received(LOOKUP)
+        assert second.is_closed
+        assert not third.is_closed, "not while it is written to"
+        await asyncio.sleep(0)
+        assert third.is_closed
+
+    play(story)
+
+
 def test_a_slow_reader_may_be_slow() -> None:
     async def story(there: World) -> None:
         transport = connect(there, room=0)
@@ -519,6 +542,7 @@ def test_a_slow_reader_may_be_slow() -> None:
             assert not transport.is_closed
         time_is_up()
         assert transport.is_closed
+        assert transport.is_reset
 
     play(story)
 
