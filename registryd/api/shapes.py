@@ -107,12 +107,14 @@ class AccessShape(Struct):
 
 class OverloadShape(Struct):
     """What was refused or cut off for being too much: connections for want of room, connections that had to go for
-    another of their address, requests of an address that makes too many, clients who kept too many bytes waiting."""
+    another of their address, requests of an address that makes too many, clients who kept too many bytes waiting; and
+    how many bytes wait for clients now."""
 
     connections_refused: int
     crowded_out: int
     requests_refused: int
     cut_off: int
+    waiting_bytes: int
 
 
 class SuspectedShape(Struct):

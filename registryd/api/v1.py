@@ -293,6 +293,7 @@ class StatusHandler(Handler):
             overload.crowd.crowded_out,
             overload.rates.refused,
             overload.waiting.let_go,
+            overload.waiting.bytes,
         )
         return OverloadShape(*counts) if any(counts) else UNSET
 

@@ -40,7 +40,9 @@ async def test_a_request_too_many_is_a_429_that_names_the_limit(
     overload.rates.most = 0
     status = (await api.get("/status")).json
     assert status["instances"] == 1
-    assert status["overload"] == {"connections_refused": 0, "crowded_out": 0, "requests_refused": 4, "cut_off": 0}
+    assert status["overload"] == {
+        "connections_refused": 0, "crowded_out": 0, "requests_refused": 4, "cut_off": 0, "waiting_bytes": 0
+    }  # fmt: skip
 
 
 async def test_each_request_takes_one_whichever_way_it_goes(
@@ -180,7 +182,7 @@ async def test_a_head_that_does_not_end_counts_on_the_front(
 
 
 async def test_bodies_that_do_not_end_are_bounded_in_all(
-    http_server: Served, overload: Overload, expect_log: ExpectLog
+    http_server: Served, api: Api, overload: Overload, expect_log: ExpectLog
 ) -> None:
     overload.waiting.most = 250_000
     head = b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 150000\r\n\r\n"
@@ -188,6 +190,7 @@ async def test_bodies_that_do_not_end_are_bounded_in_all(
         await first.send(head + b" " * 140_000)
         while overload.waiting.bytes < 140_000:
             await asyncio.sleep(0)
+        assert (await api.get("/status")).json["overload"]["waiting_bytes"] >= 140_000
         with expect_log("or send slowly"):
             await second.send(head + b" " * 140_000)
             await first.cut_off()
