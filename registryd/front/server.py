@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import traceback
 from collections.abc import Callable
 from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from typing import Any, NamedTuple
@@ -27,6 +28,14 @@ class Arriving(NamedTuple):
         """Ends it. To cancel what makes it would leave uvloop with half a transport, which never ends."""
         with contextlib.suppress(OSError):  # the other side has been first
             self.socket.shutdown(SHUT_RDWR)
+
+
+def _forget_stack(error: BaseException | None) -> None:
+    """Lets go of what the stack of an error still knows, and of what led to it: a quarter of a megabyte of TLS, which
+    knows the error, so that both would wait for the garbage collector."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 class FrontServer:
@@ -62,8 +71,10 @@ class FrontServer:
 
     def _arrived(self, served: Connection, arriving: "asyncio.Future[object]") -> None:
         del self._arriving[served]
-        if arriving.cancelled() or arriving.exception():  # it has gone again, or does not speak TLS
+        error = None if arriving.cancelled() else arriving.exception()
+        if error is not None or arriving.cancelled():  # it has gone again, or does not speak TLS
             self._shared.forget_connection(served)
+        _forget_stack(error)
 
     def _make_room(self, victim: Connection) -> None:
         self._shared.leaving.add(victim)

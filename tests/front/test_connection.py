@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -482,6 +484,29 @@ def test_tls_is_served_and_who_does_not_speak_it_is_let_go() -> None:
         writer.close()
         await until(lambda: len(server) == 0, "it has been let go")
         acceptor.stop()
+
+    play(story)
+
+
+def test_who_goes_without_having_spoken_tls_leaves_nothing_for_the_garbage_collector() -> None:
+    mine = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    async def story(there: World) -> None:
+        server = FrontServer(there.shared, tls=mine)
+        gc.collect()
+        gc.disable()
+        try:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                client = socket.create_connection(listening.getsockname())
+                taken, address = listening.accept()
+            taken.setblocking(False)
+            server.take(taken, address)
+            client.close()
+            await until(lambda: len(server) == 0, "it has been let go")
+            await asyncio.sleep(0)
+            assert not [left for left in gc.get_objects() if isinstance(left, SSLProtocol)]
+        finally:
+            gc.enable()
 
     play(story)
 
