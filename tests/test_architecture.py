@@ -141,7 +141,10 @@ def test_the_top_level_is_as_agreed() -> None:
 
 
 #: Programs that put the daemon under load for as long as they are told to are no tests.
-LOADS = {"soak.py", "traffic.py", "workload.py", "histories.py", "hostile.py", "chaos.py", "planted.py"}
+LOADS = {
+    "soak.py", "traffic.py", "workload.py", "histories.py", "hostile.py", "chaos.py", "planted.py", "flood.py",
+    "attacks.py",
+}  # fmt: skip
 TESTS = [path for path in sorted(ROOT.glob("tests/**/*.py")) if path.name not in LOADS]
 
 
