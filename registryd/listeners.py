@@ -140,6 +140,10 @@ class Acceptor:
         self._refuses_until = -math.inf
         #: How many were refused.
         self.refused = 0
+        #: How many connections of each socket were taken from its queue, and how many have to be until all are in who
+        #: waited there at the last look.
+        self._accepted = dict.fromkeys(sockets, 0)
+        self._awaited = dict.fromkeys(sockets, 0)
         self._loop = asyncio.get_running_loop()
         self._rests: dict[socket.socket, asyncio.TimerHandle] = {}
         self._rarely = Rarely(logger, self._loop.time)
@@ -166,6 +170,20 @@ class Acceptor:
             self._refuses_until = max(self._refuses_until, now + AGAIN)
         return now < self._refuses_until
 
+    def hears(self) -> bool:
+        """Whether everyone can be heard: nobody is refused, and all who waited to be accepted when it was so the last
+        time have been. Each connection in a long queue may have come with a heartbeat, so no time counts until it is
+        its turn. To be asked at each beat."""
+        if self.is_refusing():
+            return False
+        for sock in self._sockets:
+            waiting = _queue(sock)[0]
+            if waiting and self._accepted[sock] < self._awaited[sock]:
+                self._on_refused()
+                return False
+            self._awaited[sock] = self._accepted[sock] + waiting
+        return True
+
     def _refuse(self, seconds: float = AGAIN) -> None:
         self._refuses_until = max(self._refuses_until, self._loop.time() + seconds)
         self._on_refused()
@@ -180,7 +198,9 @@ class Acceptor:
                 if error.errno in _SHORT:
                     self._rest(sock, error)
                     return
+                self._accepted[sock] += 1
                 continue  # that one has gone again
+            self._accepted[sock] += 1
             if self._is_full():
                 self._turn_away(connection)
             else:
@@ -227,14 +247,20 @@ class Acceptor:
         self._rests[sock] = self._loop.call_later(REST, self._loop.add_reader, sock, self._accept, sock)
 
 
-def _has_full_queue(sock: socket.socket) -> bool:
-    """Whether as many connections wait to be accepted as may, or nearly: the system drops those beyond."""
+def _queue(sock: socket.socket) -> tuple[int, float]:
+    """How many connections wait to be accepted, and how many may. A Unix socket does not say, but tells its clients."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    except OSError:  # a Unix socket, whose clients are told
-        return False
+    except OSError:
+        return 0, math.inf
     waiting, most = _TCP_INFO.unpack(info)
-    return bool(waiting + ACCEPTS >= most)
+    return waiting, most
+
+
+def _has_full_queue(sock: socket.socket) -> bool:
+    """Whether as many connections wait to be accepted as may, or nearly: the system drops those beyond."""
+    waiting, most = _queue(sock)
+    return waiting + ACCEPTS >= most
 
 
 def allow_many_connections() -> int:

@@ -168,9 +168,7 @@ class Server:
 
     def _start(self, sockets: list[socket.socket]) -> None:
         config, clock, registry = self._config, self._clock, self._registry
-        self._sweeper = Sweeper(
-            registry, clock, config.cleanup_interval, hears=lambda: not self._acceptor.is_refusing()
-        )
+        self._sweeper = Sweeper(registry, clock, config.cleanup_interval, hears=lambda: self._acceptor.hears())
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
         self._context = context = Context(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from registryd.listeners import (
     Acceptor,
     CannotListen,
     _has_full_queue,
+    _queue,
     adopt,
     is_loopback,
     listen,
@@ -168,11 +170,47 @@ def test_where_the_queue_is_full_some_have_been_dropped_and_no_time_counts(expec
     travel(story)
 
 
+def test_while_those_who_waited_at_the_last_beat_still_wait_not_everyone_is_heard() -> None:
+    async def story(loop: TimeTravel) -> None:
+        told: list[float] = []
+        taken: list[socket.socket] = []
+        with socket.create_server(("127.0.0.1", 0)) as sock, ExitStack() as stack:
+            sock.setblocking(False)
+            acceptor = Acceptor([sock], lambda one, _: taken.append(one), on_refused=lambda: told.append(loop.time()))
+
+            def knock(count: int) -> None:
+                for _ in range(count):
+                    stack.enter_context(socket.create_connection(sock.getsockname()))
+
+            assert acceptor.hears(), "nobody waits"
+            knock(ACCEPTS - 1)
+            assert acceptor.hears(), "they have just come"
+            acceptor._accept(sock)
+            assert acceptor.hears()
+            knock(ACCEPTS + 1)
+            assert acceptor.hears()
+            assert told == []
+            acceptor._accept(sock)
+            knock(ACCEPTS)
+            assert not acceptor.hears(), "one is left of those who were there at the last beat"
+            assert told == [loop.time()]
+            acceptor._accept(sock)
+            assert acceptor.hears(), "those who wait have come since"
+            assert not acceptor.is_refusing()
+            sock.accept()[0].close()  # by another process that has the socket, too
+            assert acceptor.hears(), "nobody waits"
+            for one in taken:
+                one.close()
+
+    travel(story)
+
+
 def test_a_unix_socket_has_no_queue_that_drops(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "http"))
         sock.listen()
         assert not _has_full_queue(sock)
+        assert _queue(sock) == (0, math.inf)
 
 
 def test_a_connection_that_was_kept_is_taken_back_with_its_address() -> None:

@@ -34,7 +34,7 @@ def looks(*changed: Look) -> Story:
     ("story", "sentence"),
     [
         (looks(Look(16.3, 16.4, frozenset(), lost=2.0)), "kept: not listed in 1 of 4 lists"),
-        (GOOD._replace(beats={"kept": [Beat(10, 10.1, 200), Beat(11, 11.1, 404)]}), "kept: heartbeats were answered 404"),
+        (GOOD._replace(beats={"kept": [Beat(10, 10.1, 200), Beat(11, 11.1, 404)]}), "kept: heartbeats were answered"),
         (GOOD._replace(beats={"kept": [Beat(10, 10.1, 503)]}), "kept: no heartbeat was ever answered"),
         (GOOD._replace(looks=[*GOOD.looks[:1]], dead=[]), "kept: nobody has ever looked"),
         (looks(Look(16.3, 16.4, frozenset({"kept", "dead"}), lost=3.0)), "dead: its lease never ended"),
