@@ -35,8 +35,9 @@ from process import DEADLINE, Reply, RunningDaemon
 from proof import attacks, promises
 from proof.attacks import ATTACKS, LAST, Attack, Scene
 
-#: Seconds of a lease; between two heartbeats; before one that was refused comes again; and between two looks.
-TTL = 3.0
+#: Seconds of a lease, and twice as many for an answer; between two heartbeats; before one that was refused comes again;
+#: and between two looks.
+TTL = 5.0
 EVERY, AGAIN, LOOK = TTL / 3, 0.5, 0.15
 #: Who keeps a lease, by the address from which: one that has nothing to do with it, and one that attacks.
 KEEPERS = {"far": "127.0.0.2", "near": attacks.ADDRESSES[0]}
@@ -113,8 +114,8 @@ class Client:
     def _connect(self) -> http.client.HTTPConnection:
         host, port, source = self._url.hostname or "", self._url.port, (self._address, 0)
         if self._tls is None:
-            return http.client.HTTPConnection(host, port, TTL, source)
-        return http.client.HTTPSConnection(host, port, timeout=TTL, source_address=source, context=self._tls)
+            return http.client.HTTPConnection(host, port, 2 * TTL, source)
+        return http.client.HTTPSConnection(host, port, timeout=2 * TTL, source_address=source, context=self._tls)
 
 
 class Witness:
@@ -339,7 +340,7 @@ class Flood:
         files = self._gauge.files()
         self._scene.begin(DEADLINE + STOP)
         last = [asyncio.ensure_future(attack(self._scene)) for attack in LAST]
-        await self._until(lambda: self._gauge.files() > files + 100)
+        await self._until(lambda: self._gauge.files() > files + 50)
         self._daemon.popen.terminate()
         status: int | None = None
         with contextlib.suppress(TimeoutExpired):
