@@ -175,6 +175,28 @@ class Shared:
         self.requests[request] = call
 
 
+class _Gone(asyncio.Transport):
+    """Stands for a transport that has gone."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+_GONE = _Gone()
+
+
 class Connection(asyncio.Protocol):
     """The server's end of one connection."""
 
@@ -347,6 +369,8 @@ class Connection(asyncio.Protocol):
             self._room.exception()  # whoever waits is told; if nobody does, nobody need be
         self._shared.delegate.on_close(self)
         self._shared.forget_connection(self)
+        self._transport = _GONE  # as that of TLS knows us, too, with a quarter of a megabyte of its own
+        self._write = _GONE.write
 
     def pause_writing(self) -> None:
         """What was written is too much to be sent at once."""

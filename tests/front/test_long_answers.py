@@ -1,6 +1,7 @@
 """Long answers under TLS: given in pieces, so that what nobody reads is known, bounded and cut off."""
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from raw import answers_in
 from support import a_registration
 from world import World, until, world
 
-from registryd.front.connection import Timeouts
+from registryd.front.connection import Connection, Timeouts
 from registryd.front.server import FrontServer
 from registryd.listeners import Acceptor, listen
 
@@ -21,6 +22,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
+LIVE = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
 ASK = b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n"
 LAST = b"GET /services/users HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -111,5 +113,24 @@ def test_who_stops_reading_is_cut_off(loop: str) -> None:
         assert there.shared.overload.waiting.bytes == 0
         writer.transport.abort()
         other.transport.abort()
+
+    play(loop, story)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_has_gone_leaves_nothing_for_the_garbage_collector(loop: str) -> None:
+    async def story(there: World, connect: Connect) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            reader, writer = await connect()
+            writer.write(LIVE)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            writer.transport.abort()
+            await until(lambda: not there.shared.connections, "it has gone")
+            await asyncio.sleep(0)
+            assert not [one for one in gc.get_objects() if isinstance(one, Connection)]
+        finally:
+            gc.enable()
 
     play(loop, story)
