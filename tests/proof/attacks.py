@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
 #: The bounds of the registry that is attacked: small, so that a flood of a second goes far beyond each of them.
-CONNECTIONS, OF_ONE_ADDRESS, REQUESTS, WAITING = 600, 250, 1_000, 4 * 1024 * 1024
+CONNECTIONS, OF_ONE_ADDRESS, REQUESTS, WAITING = 600, 250, 500, 4 * 1024 * 1024
 #: Addresses of attackers.
 ADDRESSES = [f"127.0.1.{n}" for n in range(1, 6)]
 #: Who changes something all the time, for watchers to be told.

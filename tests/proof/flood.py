@@ -309,7 +309,11 @@ class Flood:
             attack.name,
             scene.attempts,
             self._gauge.most_memory,
-            self._memory + attacks.WAITING + held * self._kind.each + scene.changes * EACH_CHANGE + SPARE,
+            self._memory
+            + attacks.WAITING
+            + attacks.CONNECTIONS * self._kind.each
+            + scene.changes * EACH_CHANGE
+            + SPARE,
             self._gauge.most_files,
             files + held + ON_THE_WAY,
         )

@@ -1,7 +1,15 @@
 """Floods in a short form, and that whoever judges them finds what is wrong."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from proof.attacks import ATTACKS
+from proof.flood import KINDS
 from proof.promises import Beat, Ending, Lease, Look, Story, Strain, judge
+
+FLOOD = Path(__file__).with_name("flood.py")
 
 STRAIN = Strain("one", attempts=1, memory=9, most_memory=10, files=3, most_files=4)
 #: One who keeps a lease of 3 s, one who registers at 11.1 and does not; for two seconds of his the clock stood still.
@@ -55,3 +63,19 @@ def looks(*changed: Look) -> Story:
 )  # fmt: skip
 def test_each_broken_promise_is_found(story: Story, sentence: str) -> None:
     assert any(found.startswith(sentence) for found in judge(story)), judge(story)
+
+
+@pytest.mark.e2e
+def test_no_flood_ends_a_lease_that_is_kept_or_leaves_anything() -> None:
+    short = [sys.executable, str(FLOOD), "--seconds", "0.6", "--server"]
+    floods = {
+        name: subprocess.Popen([*short, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for name in KINDS
+    }
+    said = {name: flood.communicate()[0] for name, flood in floods.items()}
+
+    assert {name: flood.returncode for name, flood in floods.items()} == dict.fromkeys(KINDS, 0), said
+    for name, text in said.items():
+        _, *lines = text.splitlines()
+        assert [line[:24].rstrip() for line in lines] == [attack.name for attack in ATTACKS], text
+        assert {line[24:39].strip() for line in lines} == {name}
