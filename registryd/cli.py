@@ -1,6 +1,7 @@
 """The command line: reads the settings, sets up the log, runs the server, and turns what went wrong into one line."""
 
 import asyncio
+import contextlib
 import faulthandler
 import functools
 import os
@@ -67,7 +68,17 @@ def _make_token(argv: Sequence[str]) -> int:
     """`registryd token new`: prints a new token, alone, and adds its hash to the auth file. Raises BadSetting,
     BadAuthFile."""
     asked = asked_for_token(argv)
-    print(new_token(asked.auth_file, asked.name, asked.allow, asked.services))
+    token = new_token(asked.auth_file, asked.name, asked.allow, asked.services)
+    try:
+        print(token, flush=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # or what is left in its buffer would be tried again at our end
+        return _cannot_start(
+            f"cannot print the new token: {error.strerror}; nobody knows it, so remove [tokens.{asked.name}] from "
+            f"{asked.auth_file} and make another",
+            status=1,
+        )
     return 0
 
 

@@ -172,7 +172,7 @@ class Config:
     allow_hosts: str = _setting(
         "", "REGISTRYD_ALLOW_HOSTS", _hosts,
         "names by which it may be asked for (Host:), separated by commas, beside localhost, addresses and this "
-        "machine's name; * is any, and lets pages elsewhere do what browsers here may", reloads=True,
+        "machine's name; * is any, so that a page elsewhere may give us a name of its own", reloads=True,
     )  # fmt: skip
     drain_timeout: float = _setting(
         10.0, "REGISTRYD_DRAIN_TIMEOUT", _seconds(0, 3600), "seconds that requests under way get to finish at a stop",

@@ -10,10 +10,11 @@ import os
 import resource
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from registryd.overload import Rarely
+from registryd.overload import AGAIN, Rarely
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ REST = 0.5
 #: Connections beyond the limit that may read their refusal at the same time, and seconds in which to do so.
 MOST_TURNED_AWAY = 100
 LINGER = 1.0
-#: Seconds in which someone who was refused is expected to come again, and finds out whether there is room.
-AGAIN = 1.0
 #: The same for someone whom the system has dropped: it tries again after one second, and then after two more.
 QUEUE_AGAIN = 4.0
 #: Connections that are accepted before those that are here have their turn.
@@ -268,7 +267,7 @@ def allow_many_connections() -> int:
     with select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
 def url_of(sock: socket.socket, scheme: str = "http") -> str:

@@ -4,13 +4,16 @@ Nothing here knows HTTP, or closes anything by itself.
 """
 
 import contextlib
+import fcntl
 import functools
 import ipaddress
 import itertools
 import logging
+import math
 import socket
 import struct
 import sys
+import termios
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -23,10 +26,14 @@ logger = logging.getLogger(__name__)
 NOWHERE = "0.0.0.0"  # noqa: S104 - nobody listens there
 #: Seconds for which what was said once is not said again.
 QUIET = 60.0
+#: Bytes that may well be on the way to someone who reads what he is sent.
+ON_THE_WAY = 64 * 1024
 #: Headers of one request: each takes memory, however short it is.
 MOST_HEADERS = 256
 #: Connections of one place that are looked at for one that is idle.
 LOOK = 100
+#: Seconds in which whoever was refused, or cut off, for our own reasons is expected to come again.
+AGAIN = 1.0
 #: SO_LINGER of a connection that is reset when it is closed (socket(7)).
 _RESET = struct.pack("ii", 1, 0)
 #: Places whose requests are counted. When there are more, those that have asked nothing for a second are forgotten.
@@ -44,11 +51,23 @@ def place_of(address: str) -> str:
     return f"{ipaddress.IPv6Address(int(whole) >> 64 << 64)}/64"
 
 
-def forget_unsent(sock: socket.socket) -> None:
-    """Has the system drop what of a connection is not sent when it is closed. It would go on for minutes, with
-    megabytes in its hands, to send what nobody reads."""
-    with contextlib.suppress(OSError):  # it is closed already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+def forget_unsent(sock: socket.socket | None) -> None:
+    """Has the system drop what of a connection (None: that has gone) is not sent when it is closed. It would go on for
+    minutes, with megabytes in its hands, to send what nobody reads."""
+    if sock is not None:
+        with contextlib.suppress(OSError):  # it is closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def unacknowledged(sock: socket.socket | None) -> int:
+    """Bytes that the system has of a connection (None: that has gone), which its other side has not taken yet: SIOCOUTQ
+    of tcp(7)."""
+    if sock is None:
+        return 0
+    with contextlib.suppress(OSError, ValueError):  # it is closed already
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+        return int(count)
+    return 0
 
 
 class Rarely:
@@ -230,11 +249,27 @@ class Bounds(Protocol):
 class Overload:
     """All of that. There are no more connections than file descriptors, whatever the bounds say."""
 
-    def __init__(self, bounds: Bounds, descriptors: int = sys.maxsize) -> None:
+    def __init__(
+        self, bounds: Bounds, descriptors: int = sys.maxsize, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._descriptors = descriptors
+        self._clock = clock
+        #: Has lease time stand still, until everyone is heard again.
+        self.stand_still: Callable[[], object] = lambda: None
+        self._hears_from = -math.inf
         self.crowd = Crowd(self._most_of_one(bounds))
         self.rates = Rates(bounds.requests_per_address)
         self.waiting = Waiting(bounds.waiting_bytes)
+
+    def lose(self) -> None:
+        """What may have been a heartbeat is refused or cut off for our own reasons: no time counts until whoever has
+        sent it has had time to send it again."""
+        self._hears_from = self._clock() + AGAIN
+        self.stand_still()
+
+    def hears(self) -> bool:
+        """Whether nothing has been lost that has not had that time."""
+        return self._clock() >= self._hears_from
 
     def take_bounds(self, bounds: Bounds) -> None:
         """Has these bounds from now on."""

@@ -168,13 +168,14 @@ class Server:
 
     def _start(self, sockets: list[socket.socket]) -> None:
         config, clock, registry = self._config, self._clock, self._registry
-        self._sweeper = Sweeper(registry, clock, config.cleanup_interval, hears=lambda: self._acceptor.hears())
+        self._sweeper = Sweeper(registry, clock, config.cleanup_interval, hears=self._hears)
         self._watchdog = Watchdog(self._notifier, self._watchdog_seconds, self._sweeper.is_alive)
         self._broadcast = Broadcast(registry)
         self._context = context = Context(
             registry, Reader(config.limits), self._daemon(clock), self._under_way, self._access, self._hosts,
             Overload(config.limits, self._descriptors),
         )  # fmt: skip
+        context.overload.stand_still = clock.stand_still
         self._http = make_http_server(self._http_kind, make_application(context, self._broadcast), context)
         self._http.take_tls(self._tls)
         self._control = Control(self._reload)
@@ -237,6 +238,10 @@ class Server:
             unready=self._unready,
         )
 
+    def _hears(self) -> bool:
+        """Whether everyone can be heard. To be asked at each beat."""
+        return self._acceptor.hears() and self._context.overload.hears()
+
     def _reasons(self) -> list[str]:
         """What needs a human."""
         reasons = [
@@ -297,9 +302,9 @@ class Server:
         self._http.take_tls(tls)
         self._put_in_force(in_force(self._config, wanted))
         changed = ", ".join(str(change) for change in differing if change.setting.reloads)
-        lines = [f"reloaded: {changed or 'nothing has changed'}"]
+        lines = [f"reloaded: {changed or 'no setting has changed'}"]
         if not self._access.is_open:
-            lines[0] += f"; tokens: {len(self._access)}"
+            lines[0] += f"; tokens, read anew: {len(self._access)}"
         logger.info(lines[0], extra={"event": "reloaded"})
         waiting = [change for change in differing if not change.setting.reloads]
         for change in waiting:

@@ -7,7 +7,8 @@ from typing import Any
 #: Short names of what is in a subject, by those that OpenSSL gives (RFC 4514, section 3, and what openssl prints).
 _SHORT = {
     "commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C",
-    "stateOrProvinceName": "ST", "localityName": "L", "domainComponent": "DC", "userId": "UID",
+    "stateOrProvinceName": "ST", "localityName": "L", "domainComponent": "DC", "userId": "UID", "surname": "SN",
+    "givenName": "GN", "streetAddress": "street",
 }  # fmt: skip
 _SPECIAL = str.maketrans({char: f"\\{char}" for char in ',+"\\<>;'})
 
@@ -43,15 +44,19 @@ def subject_of(certificate: Mapping[str, Any] | None) -> str:
     """The subject of a certificate as `openssl x509 -noout -subject -nameopt RFC2253` prints it (`CN=users,O=Site`, the
     most particular part first); empty where there is none. `certificate` is as from SSLSocket.getpeercert."""
     names = (certificate or {}).get("subject", ())
-    parts = ("+".join(f"{_SHORT.get(name, name)}={_escaped(value)}" for name, value in part) for part in names)
+    parts = ("+".join(f"{_SHORT.get(name, name)}={_escaped(value)}" for name, value in part[::-1]) for part in names)
     return ",".join(reversed(list(parts)))
 
 
 def _escaped(value: str) -> str:
-    escaped = value.translate(_SPECIAL)
+    escaped = "".join(map(_printable, value.translate(_SPECIAL)))
     if escaped.startswith(("#", " ")):
         escaped = "\\" + escaped
     return escaped[:-1] + "\\ " if escaped.endswith(" ") and len(value) > 1 else escaped
+
+
+def _printable(char: str) -> str:
+    return char if " " <= char <= "~" else "".join(f"\\{byte:02X}" for byte in char.encode())
 
 
 def _no_password() -> str:

@@ -10,7 +10,7 @@ from conftest import ExpectLog
 from registryd import control
 from registryd.control import Control, Outcome, ask
 
-GOOD = Outcome(True, ["reloaded: nothing has changed"])
+GOOD = Outcome(True, ["reloaded: no setting has changed"])
 
 
 async def ask_aside(seconds: float = 5.0) -> Outcome:

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import math
 import os
+import resource
 import socket
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from registryd.listeners import (
     _has_full_queue,
     _queue,
     adopt,
+    allow_many_connections,
     is_loopback,
     listen,
     take_back,
@@ -229,3 +232,10 @@ def test_what_is_no_connection_any_more_is_closed(tmp_path: Path) -> None:
             assert take_back(descriptor) is None
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.fstat(descriptor)
+
+
+def test_where_there_is_no_limit_on_files_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr("resource.getrlimit", lambda _: unlimited)
+    monkeypatch.setattr("resource.setrlimit", lambda _, __: None)
+    assert allow_many_connections() == sys.maxsize

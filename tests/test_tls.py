@@ -1,6 +1,9 @@
 """What TLS is spoken with, and what a certificate says of who shows it."""
 
+import asyncio
+import socket
 import ssl
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import SSLIOStream
+from world import world
 
+from registryd.api.base import subject_shown
+from registryd.api.intake import IntakeServer
 from registryd.tls import CannotUseTls, make_context, subject_of
 
 
@@ -29,10 +37,12 @@ def subject(*names: tuple[tuple[str, str], ...]) -> dict[str, object]:
             subject((("countryName", "DE"),), (("organizationName", "A, B"),), (("commonName", "u"),)),
             "CN=u,O=A\\, B,C=DE",
         ),
-        (subject((("commonName", "u"), ("userId", "7"))), "CN=u+UID=7"),
+        (subject((("commonName", "u"), ("userId", "7"))), "UID=7+CN=u"),
         (subject((("commonName", 'a+b"c\\d<e>f;g'),)), 'CN=a\\+b\\"c\\\\d\\<e\\>f\\;g'),
         (subject((("commonName", "#1 "),)), "CN=\\#1\\ "),
         (subject((("serialNumber", "1"),)), "serialNumber=1"),
+        (subject((("surname", "S"),), (("givenName", "G"),), (("streetAddress", "A"),)), "street=A,GN=G,SN=S"),
+        (subject((("commonName", "Müller\n"),)), "CN=M\\C3\\BCller\\0A"),
     ],
 )
 def test_a_subject_is_as_openssl_prints_it(certificate: dict[str, object] | None, text: str) -> None:
@@ -83,3 +93,35 @@ def test_what_cannot_be_used_is_said_in_a_line(files: Path, cert: str, key: str,
     with pytest.raises(CannotUseTls, match=why) as refused:
         make_context(*(name and str(files / name) for name in (cert, key, ca)))
     assert "\n" not in str(refused.value)
+
+
+def test_a_client_that_has_gone_again_is_nobody_and_no_fault_of_ours(files: Path) -> None:
+    context = make_context(str(files / "both"), "", "")
+
+    async def story() -> None:
+        async with world("tornado") as there:
+            http = there.http
+            assert isinstance(http, IntakeServer)
+            http.take_tls(context)
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                client = socket.create_connection(listening.getsockname())
+                client.sendall(b"x")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                connection, address = listening.accept()
+                http.take(connection, address)
+            assert len(http) == 0
+            await asyncio.wait_for(http.empty(), 5)
+
+    asyncio.run(story())
+
+
+def test_a_connection_that_is_closed_shows_no_certificate(files: Path) -> None:
+    async def story() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            stream = SSLIOStream(ours, ssl_options=make_context(str(files / "both"), "", ""))
+            stream.close()
+            assert subject_shown(HTTP1Connection(stream, is_client=False)) == ""
+
+    asyncio.run(story())

@@ -93,6 +93,7 @@ class MemoryTransport(asyncio.Transport):
         self.reads = True
         self.is_closed = False
         self.is_reset = False
+        self.is_telling = False
         self.is_lost = False
         self.has_ended = False
         self.is_paused = False
@@ -108,12 +109,17 @@ class MemoryTransport(asyncio.Transport):
             self.is_paused = True
             self.protocol.pause_writing()
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass  # whatever has to wait pauses the protocol, until all of it is sent
+
     def drain(self) -> None:
         """The client has read everything."""
         self.room = len(self.written) + self.room
         if self.is_paused:
             self.is_paused = False
+            self.is_telling = True
             self.protocol.resume_writing()
+            self.is_telling = False
 
     def pause_reading(self) -> None:
         assert self.reads
@@ -138,11 +144,15 @@ class MemoryTransport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self if name == "socket" else default
 
+    def fileno(self) -> int:
+        return -1
+
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         assert (level, option, value[0]) == (socket.SOL_SOCKET, socket.SO_LINGER, 1)
         self.is_reset = True
 
     def close(self) -> None:
+        assert not self.is_telling, "asyncio's transports do not bear that"
         if not self.is_closed:
             self.is_closed = True
             asyncio.get_running_loop().call_soon(self.lose)

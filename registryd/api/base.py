@@ -97,7 +97,9 @@ def subject_shown(connection: Any) -> str:
     if not isinstance(connection, HTTP1Connection):
         return str(connection.context.subject)
     stream = connection.stream
-    return subject_of(stream.socket.getpeercert()) if isinstance(stream, SSLIOStream) else ""
+    if not isinstance(stream, SSLIOStream) or stream.closed():  # it has gone again
+        return ""
+    return subject_of(stream.socket.getpeercert())
 
 
 def reset(stream: IOStream) -> None:

@@ -30,7 +30,7 @@ from registryd.api.base import problem_headers, reset, subject_shown, whole_prob
 from registryd.api.context import Context
 from registryd.core.errors import Unauthorized
 from registryd.core.limits import Limits
-from registryd.overload import MOST_HEADERS
+from registryd.overload import MOST_HEADERS, ON_THE_WAY, unacknowledged
 
 _HEARTBEAT = re.compile(r"/heartbeat(s|/(?P<id>[^/?]+))/?(\?|$)")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
@@ -54,7 +54,7 @@ class IntakeServer(HTTPServer):
     ) -> None:
         self._tls = tls
         self._intake = Intake(application, context)
-        self._crowd = context.overload.crowd
+        self._overload = context.overload
         self._arrived: set[object] = set()
         self._under_way = context.under_way
         limits = context.reader.limits
@@ -75,13 +75,17 @@ class IntakeServer(HTTPServer):
 
     def take(self, connection: socket, address: Any) -> None:
         """Serves an accepted connection."""
-        self._empty.clear()
         connection.setblocking(False)
         if self._tls is None:
             stream = IOStream(connection)
         else:
-            wrapped = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            try:
+                wrapped = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # it has gone again
+                connection.close()
+                return
             stream = SSLIOStream(wrapped)
+        self._empty.clear()
         self.handle_stream(stream, address)
 
     def take_tls(self, tls: SSLContext | None) -> None:
@@ -117,11 +121,14 @@ class IntakeServer(HTTPServer):
             server_conn not in self._arrived
         ):  # Tornado asks for someone to take a request as soon as there is a connection
             self._arrived.add(server_conn)
-            for victim in self._crowd.arrive(server_conn.context.remote_ip, server_conn, self._is_idle):
-                if self._is_idle(victim):
-                    victim.stream.close()
+            victims = self._overload.crowd.arrive(server_conn.context.remote_ip, server_conn, self._is_idle)
+            for victim in victims:
+                self._overload.lose()  # whether it is about to ask something, Tornado does not tell
+                stream = victim.stream
+                if self._is_idle(victim) and (stream.closed() or unacknowledged(stream.socket) <= ON_THE_WAY):
+                    stream.close()
                 else:
-                    reset(victim.stream)
+                    reset(stream)
         return super().start_request(server_conn, request_conn)
 
     def _is_idle(self, server_conn: object) -> bool:
@@ -130,7 +137,7 @@ class IntakeServer(HTTPServer):
     def on_close(self, server_conn: Any) -> None:
         super().on_close(server_conn)
         self._arrived.discard(server_conn)
-        self._crowd.leave(server_conn.context.remote_ip, server_conn)
+        self._overload.crowd.leave(server_conn.context.remote_ip, server_conn)
         self._intake.on_close(server_conn)
         if not self._connections:
             self._empty.set()
@@ -218,8 +225,14 @@ class _Message(HTTPMessageDelegate):
             self._waiting.release(self)
             self._refuse(self._body_too_large(), HTTPHeaders())
             return None
-        self._waiting.hold(self, self._received, cast("Any", self._request).close)
-        return self._inner.data_received(chunk)
+        self._waiting.hold(self, self._received, self._let_go)
+        return None if self._is_given_up else self._inner.data_received(chunk)
+
+    def _let_go(self) -> None:
+        """Too much waits, and this request does for the longest time."""
+        self._is_given_up = True
+        self._context.overload.lose()
+        cast("Any", self._request).close()
 
     def finish(self) -> None:
         if self._is_given_up:
@@ -261,6 +274,8 @@ class _Message(HTTPMessageDelegate):
         if not rates.most or self._is_heartbeat(start_line, headers, address) or rates.take(address):
             return None
         rates.refuse(address)
+        if _HEARTBEAT.match(start_line.path):  # where many share an address, it may be of one who keeps a lease by it
+            self._context.overload.lose()
         return problems.TooManyRequests(rates.most)
 
     def _is_heartbeat(self, start_line: RequestStartLine, headers: HTTPHeaders, address: str) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Literal, Protocol, get_args
 
-from registryd.core.errors import Forbidden, HiddenInstance
+from registryd.core.errors import Forbidden, HiddenInstance, RegistrydError, Unauthorized
 
 Right = Literal["read", "register", "operate", "admin"]
 
@@ -51,19 +51,19 @@ class Caller:
         return right in self.rights and (self.is_for_all or self._is_his(service_name) is not None)
 
     def must(self, right: Right, service_name: str) -> None:
-        """Raises Forbidden where he has not."""
+        """Raises Forbidden where he has not, or Unauthorized where he has shown no token, as all below."""
         if not self.may(right, service_name):
-            raise Forbidden(self.name, right, f"service {service_name!r}")
+            raise self._refusal(right, f"service {service_name!r}")
 
     def must_for_all(self, right: Right) -> None:
         """For what is about all services at once. Raises Forbidden."""
         if right not in self.rights or not self.is_for_all:
-            raise Forbidden(self.name, right, "all services")
+            raise self._refusal(right, "all services")
 
     def must_have(self, *rights: Right) -> None:
         """One of these rights, for whichever service. Raises Forbidden, which names the first."""
         if self.rights.isdisjoint(rights):
-            raise Forbidden(self.name, rights[0], "any service")
+            raise self._refusal(rights[0], "any service")
 
     def may_see(self, instance: Owned) -> bool:
         """Whether he may read of an instance: of his own in any case."""
@@ -82,23 +82,31 @@ class Caller:
         """Raises Forbidden, or UnknownInstance where he may not know that it is there."""
         if not self.may_change(instance):
             self.must_see(instance)
-            raise Forbidden(self.name, "operate", f"service {instance.service_name!r}")
+            raise self._refusal("operate", f"service {instance.service_name!r}")
 
     def must_operate(self, instance: Owned) -> None:
         """Raises Forbidden, or UnknownInstance where he may not know that it is there."""
         if not self.may("operate", instance.service_name):
             self.must_see(instance)
-            raise Forbidden(self.name, "operate", f"service {instance.service_name!r}")
+            raise self._refusal("operate", f"service {instance.service_name!r}")
 
     def must_register(self, service_name: str, former: Owned | None) -> None:
         """Under a new id, or that of an instance that is there, or is remembered as gone. Raises Forbidden."""
         self.must("register", service_name)
         if former is not None and former.service_name and not self.may_change(former):
-            raise Forbidden(self.name, "operate", "what is registered under this instance_id")
+            raise self._refusal("operate", "what is registered under this instance_id")
 
     def owns(self, instance: Owned) -> bool:
         """Whether it is his. What was registered without a token belongs to all who may register that service."""
         return instance.owner in ("", self.name) and self.may("register", instance.service_name)
+
+    def _refusal(self, right: Right, of_what: str) -> RegistrydError:
+        """A better token may help whoever has shown one; who has shown none is to show one."""
+        if self.name:
+            return Forbidden(self.name, right, of_what)
+        return Unauthorized(
+            f"the right `{right}` for {of_what} needs a token: send it as Authorization: Bearer TOKEN", is_bad=False
+        )
 
 
 def _pattern(services: Iterable[str]) -> re.Pattern[str]:

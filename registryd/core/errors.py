@@ -56,8 +56,7 @@ class Forbidden(RegistrydError):
     code = "forbidden"
 
     def __init__(self, name: str, right: str, of_what: str) -> None:
-        who = f"token {name!r}" if name else "who shows no token"
-        super().__init__(f"{who} has not the right `{right}` for {of_what}; use a token that has")
+        super().__init__(f"token {name!r} has not the right `{right}` for {of_what}; use a token that has")
 
 
 class UnknownInstance(RegistrydError):

@@ -14,7 +14,9 @@ import logging
 import re
 from asyncio import Future
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from socket import socket
 from typing import Any, NamedTuple, Protocol, cast
 
 import httptools
@@ -23,14 +25,14 @@ from tornado.iostream import StreamClosedError
 
 from registryd.front.exchange import Exchange, Later, Peer, done_future
 from registryd.front.table import COLD_HEADERS, Answer, HotTable, Told
-from registryd.overload import MOST_HEADERS, Overload, forget_unsent
+from registryd.overload import MOST_HEADERS, ON_THE_WAY, Overload, forget_unsent, unacknowledged
 from registryd.tls import subject_of
 
 logger = logging.getLogger(__name__)
 
 #: Bytes that are parsed before other connections get their turn.
 SLICE = 8 * 1024
-#: Bytes of an answer that are written at once under TLS.
+#: Bytes of an answer that are written at once under TLS. Longer ones are long.
 PIECE = 64 * 1024
 #: Bytes of requests that may wait in line before no more are read. Each counts for its objects, too.
 MOST_WAITING = 64 * 1024
@@ -214,6 +216,7 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_header_bytes",
         "_headers",
+        "_held",
         "_hot",
         "_hot_body",
         "_in_head",
@@ -229,7 +232,7 @@ class Connection(asyncio.Protocol):
         "_is_paused",
         "_is_pumping",
         "_is_reading",
-        "_is_weighed",
+        "_is_told",
         "_parser",
         "_quiet",
         "_refusal",
@@ -269,7 +272,8 @@ class Connection(asyncio.Protocol):
         self._refusal: bytes | None = None
         self._is_reading = True
         self._is_lingering = False
-        self._is_weighed = False
+        #: Whether the transport is telling us something, and does not bear to be aborted.
+        self._is_told = False
         #: Whether the other side sends no more, but may still read.
         self._is_half_open = False
         self._is_lost = False
@@ -278,6 +282,8 @@ class Connection(asyncio.Protocol):
         #: Whether the transport takes no more for now; and what of a long answer it has not been given, under TLS.
         self._is_paused = False
         self._rest: deque[memoryview] = deque()
+        #: Bytes of long answers of which the transport has at least something, and so all.
+        self._held = 0
         self._closes_later = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._quiet = 0
@@ -309,6 +315,8 @@ class Connection(asyncio.Protocol):
             self.peer = self.peer._replace(subject=subject_of(certificate))
         # Under TLS all that is written at once is encrypted and handed on at once, however much waits there already.
         self._write = self._transport.write if self._is_plain else self._put
+        if not self._is_plain:
+            self._transport.set_write_buffer_limits(high=PIECE)  # else it would be half a megabyte
         self._shared.arriving.discard(self)
         self._shared.connections.add(self)
         self._shared.empty.clear()
@@ -330,6 +338,8 @@ class Connection(asyncio.Protocol):
                     self._quiet = 0
                     if type(answer) is bytes:
                         self._write(answer)
+                        if len(answer) > PIECE:
+                            self._hold(len(answer))
                     else:
                         self._is_fresh = False
                         self._answer_later(cast("Future[bytes]", answer))
@@ -374,6 +384,10 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """What was written is too much to be sent at once."""
+        with self._told():
+            self._pause_writing()
+
+    def _pause_writing(self) -> None:
         self._is_fresh = False
         self._is_paused = True
         if self._room is not None:  # there is more of the same answer
@@ -385,14 +399,20 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """There is room again."""
+        with self._told():
+            self._resume_writing()
+
+    def _resume_writing(self) -> None:
         self._is_paused = False
-        while self._rest and not self._is_paused:
-            self._write_in_pieces(self._rest.popleft())
+        if self._held:
+            self._held = 0
+            self._transport.set_write_buffer_limits()
+        self._write_rest()
         if self._is_paused:
             self._weigh()
             return
         if self._closes_later:
-            self._shared.loop.call_soon(self._transport.close)  # nor to be closed then
+            self._shared.loop.call_soon(self._close)  # nor to be closed then
         room, self._room = self._room, None
         self._stop_timer("unread")
         self._weigh()
@@ -400,24 +420,39 @@ class Connection(asyncio.Protocol):
             room.set_result(None)
         self._pump()
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        before, self._is_told = self._is_told, True
+        try:
+            yield
+        finally:
+            self._is_told = before
+
     @property
     def _is_plain(self) -> bool:
         return self._transport.get_extra_info("sslcontext") is None
 
     def _put(self, data: bytes) -> None:
         """Writes in pieces, behind what of earlier answers has not been written yet."""
-        if self._rest:
-            self._rest.append(memoryview(data))
-        else:
-            self._write_in_pieces(memoryview(data))
+        self._rest.append(memoryview(data))
+        self._write_rest()
 
-    def _write_in_pieces(self, view: memoryview) -> None:
-        """Gives the transport as much as it takes. The rest stands in front of all that comes later."""
-        while len(view) and not self._is_paused:
+    def _write_rest(self) -> None:
+        """Gives the transport as much as it takes. What it is not given is in `_rest` before the transport can say that
+        this is enough, so that it counts then."""
+        while self._rest and not self._is_paused:
+            view = self._rest.popleft()
+            if len(view) > PIECE:
+                self._rest.appendleft(view[PIECE:])
             self._transport.write(view[:PIECE])
-            view = view[PIECE:]
-        if len(view):
-            self._rest.appendleft(view)
+
+    def _hold(self, size: int) -> None:
+        """A long answer has been written. A transport that has not sent the last byte may keep all of it, so all of it
+        counts until then: we have ourselves be told of that moment."""
+        if self._is_plain and self._transport.get_write_buffer_size():
+            self._held += size
+            self._transport.set_write_buffer_limits(high=0)
+            self._weigh()
 
     def _unsent(self) -> int:
         """Bytes that were written and are not sent, as far as we can know."""
@@ -479,8 +514,11 @@ class Connection(asyncio.Protocol):
             piece = self._unparsed[:SLICE]
             self._unparsed = self._unparsed[len(piece) :]
             self._is_feeding = True
+            was_amid = self._head_bytes > 0
             self._feed(piece)
             self._is_feeding = False
+            if was_amid or self._head_bytes:
+                self._weigh()
             if self._exchanges:
                 self._pump()
         if self._hot_body is not None:  # a request that is under way must be known to be
@@ -488,7 +526,7 @@ class Connection(asyncio.Protocol):
         self._take_stock()
 
     def _feed(self, piece: bytes) -> None:
-        was_fresh, head_bytes = self._is_fresh and not self._unparsed, self._head_bytes
+        was_fresh = self._is_fresh and not self._unparsed
         self._completed = 0
         if self._in_head:
             self._head_bytes += len(piece)
@@ -517,8 +555,6 @@ class Connection(asyncio.Protocol):
             return
         if not self._in_message:
             self._head_bytes = 0
-        if head_bytes or self._head_bytes:
-            self._weigh()
         if self._in_head and self._head_bytes > self._shared.most_head_bytes:
             self._refuse(431, "headers_too_large", "the request line and headers are far over their limits")
         elif not self._in_head and self._framing_bytes > self._shared.most_framing_bytes:
@@ -762,6 +798,8 @@ class Connection(asyncio.Protocol):
             failed.exception()
             return failed
         self._write(data)
+        if len(data) > PIECE:
+            self._hold(len(data))
         return self._room or self._shared.done
 
     def ended(self, exchange: Exchange | Later) -> None:
@@ -788,12 +826,15 @@ class Connection(asyncio.Protocol):
         """Closes the connection at once, with whatever is in its buffers."""
         self._is_last = True
         self._is_fresh = False
-        self._transport.abort()
+        if self._is_told:
+            self._shared.loop.call_soon(self._transport.abort)
+        else:
+            self._transport.abort()
 
     def reset(self) -> None:
         """The same, and leaves nothing of what is not sent to the system."""
         if not self._is_lost:
-            forget_unsent(self._transport.get_extra_info("socket"))
+            forget_unsent(self._socket)
             self.abort()
 
     def ends_with(self, exchange: Exchange | Later) -> bool:
@@ -824,16 +865,28 @@ class Connection(asyncio.Protocol):
             self._is_fresh and not transport.is_closing() and not transport.get_write_buffer_size() and self._is_plain
         )
 
+    def has_not_come(self) -> None:
+        """It has never had a transport, and will not."""
+        del self._parser
+        self._shared.forget_connection(self)
+
     def is_quiet(self) -> bool:
         """Whether it stands between two requests. One that has asked nothing yet may be about to."""
         return self._is_fresh and self._has_asked
 
     def make_room(self) -> None:
         """Closes the connection for the sake of another."""
-        if self._is_fresh:
+        if self._is_amid_request():
+            self._shared.overload.lose()
+        if self._is_fresh and unacknowledged(self._socket) <= ON_THE_WAY:
             self.close()
         else:
             self.reset()
+
+    @property
+    def _socket(self) -> socket | None:
+        found: socket | None = self._transport.get_extra_info("socket")  # None where TLS is closing already
+        return found
 
     def fileno(self) -> int:
         """Its file descriptor."""
@@ -852,10 +905,19 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         self._is_fresh = False
         self._unparsed = b""
-        if self._rest:
-            self._closes_later = True
-        else:
+        if self._transport.is_closing():
+            return
+        if self._is_plain or not self._unsent():
             self._transport.close()
+        elif not self._closes_later:  # to be told to close, TLS drops soon what is not sent
+            self._closes_later = True
+            self._transport.set_write_buffer_limits(high=1)  # with 0 TLS would have us wait where nothing is left
+            if "unread" not in self._timers:
+                self._watch_unread()
+
+    def has_sent_all(self) -> bool:
+        """Whether it is closing, and waits for nothing but the other side's goodbye."""
+        return self._transport.is_closing() and not self._unsent()
 
     def _refuse_for(self, error: BaseException | None) -> None:
         if isinstance(error, _NoMore):
@@ -936,25 +998,29 @@ class Connection(asyncio.Protocol):
     def _weigh(self) -> None:
         """Says how many bytes wait for this client: those that it does not read, those that it has sent early, and the
         head of a request that is not here in full."""
-        size = 0 if self._room is None else self._unsent()
+        size = 0
+        if self._room is not None:
+            rest = sum(memoryview(view.obj).nbytes for view in self._rest)  # each keeps what it is a part of
+            size = max(self._held, self._transport.get_write_buffer_size()) + rest
         if not self._is_reading:
             size += len(self._unparsed) + self._waiting
-        if self._in_message and self._in_head:
+        if self._in_message and self._in_head and not self._is_last:
             size += self._head_bytes
         if size:
-            self._is_weighed = True
-            self._shared.overload.waiting.hold(self, size, self._let_go)
-            self._is_weighed = False
+            with self._told():  # that it is one too many itself, it hears later
+                self._shared.overload.waiting.hold(self, size, self._let_go)
         else:
             self._shared.overload.waiting.release(self)
 
     def _let_go(self) -> None:
-        """There is too much that waits, and we have kept ours for the longest time. It is dropped before the next one
-        adds to it; but asyncio's transports do not bear to be aborted while they tell that there is room."""
-        if self._is_weighed:
-            self._shared.loop.call_soon(self.reset)
-        else:
-            self.reset()
+        """There is too much that waits, and we have kept ours for the longest time."""
+        if self._is_amid_request():
+            self._shared.overload.lose()
+        self.reset()
+
+    def _is_amid_request(self) -> bool:
+        """Whether a request may be on the way, or the first one be about to come, which may be a heartbeat."""
+        return self._in_message or bool(self._unparsed) or not self._has_asked
 
     def _linger(self) -> None:
         """Ends our side, and drops what still comes for a while: closed on unread bytes, TCP would take back what we
@@ -1003,14 +1069,18 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self) -> None:
         self._drop_current()
-        self.abort()
+        if unacknowledged(self._socket):  # what it has not taken in all this time it never will
+            self.reset()
+        else:
+            self.abort()
 
     def _watch_unread(self) -> None:
-        """Nobody else looks after an answer that is complete. Its reader may be slow, but not stop."""
-        before = self._unsent()
+        """Nobody else looks after an answer that is complete. Its reader may be slow, but not stop: what he takes from
+        the system shows that he has not, long before there is room to write again."""
+        before = self._unsent() + unacknowledged(self._socket)
 
         def look() -> None:
-            if self._unsent() < before:
+            if self._unsent() + unacknowledged(self._socket) < before:
                 self._watch_unread()
             else:
                 self.reset()

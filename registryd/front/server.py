@@ -14,8 +14,9 @@ from registryd.overload import NOWHERE
 
 #: Seconds that a client gets to show that it speaks TLS.
 HANDSHAKE = 10.0
-#: And to say goodbye when we do: most never do.
-FAREWELL = 1.0
+#: And to take the last of what was written and to say goodbye when we do. Most never do, so at a stop it is less.
+FAREWELL = 10.0
+LAST_FAREWELL = 1.0
 
 
 class Arriving(NamedTuple):
@@ -73,12 +74,13 @@ class FrontServer:
         del self._arriving[served]
         error = None if arriving.cancelled() else arriving.exception()
         if error is not None or arriving.cancelled():  # it has gone again, or does not speak TLS
-            self._shared.forget_connection(served)
+            served.has_not_come()
         _forget_stack(error)
 
     def _make_room(self, victim: Connection) -> None:
         self._shared.leaving.add(victim)
         if victim in self._shared.arriving:
+            self._shared.overload.lose()
             self._arriving[victim].hang_up()
         else:
             victim.make_room()
@@ -108,7 +110,8 @@ class FrontServer:
 
     async def empty(self) -> None:
         """Waits until no connection is left."""
-        await asyncio.gather(*(one.future for one in self._arriving.values()), return_exceptions=True)
+        if self._arriving:
+            await asyncio.wait([one.future for one in self._arriving.values()])
         await self._shared.empty.wait()
 
     async def close(self, seconds: float) -> int:
@@ -118,12 +121,21 @@ class FrontServer:
             arriving.hang_up()
         for connection in list(self._shared.connections):
             connection.close()
-        try:
-            await asyncio.wait_for(self._shared.empty.wait(), seconds)
-        except TimeoutError:
-            cut = len(self._shared.connections)
-            for connection in list(self._shared.connections):
+        if await self._emptied(min(seconds, LAST_FAREWELL)):
+            return 0
+        for connection in list(self._shared.connections):
+            if connection.has_sent_all():
                 connection.abort()
-            await self._shared.empty.wait()
-            return cut
-        return 0
+        if await self._emptied(seconds - LAST_FAREWELL):
+            return 0
+        cut = len(self._shared.connections)
+        for connection in list(self._shared.connections):
+            connection.abort()
+        await self._shared.empty.wait()
+        return cut
+
+    async def _emptied(self, seconds: float) -> bool:
+        """Waits until no connection is left, but not for longer than that; gives back whether there is none."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._shared.empty.wait(), max(0.0, seconds))
+        return self._shared.empty.is_set()

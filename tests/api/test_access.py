@@ -4,12 +4,12 @@ import asyncio
 from typing import NamedTuple
 
 import pytest
-from conftest import Answer, Api, ExpectLog
+from conftest import Answer, Api, ExpectLog, refused
 from support import RecordingStore
 
 from registryd.api.watch import Broadcast
 from registryd.auth import Access, Callers, new_token, read
-from registryd.core.access import EVERYONE
+from registryd.core.access import EVERYONE, Caller
 from registryd.core.errors import StoreUnavailable
 from registryd.overload import Overload
 from registryd.registry import Registry
@@ -268,3 +268,20 @@ async def test_a_refusal_for_asking_too_often_does_not_tell_what_there_is(
         for shown in ({}, tokens.other, tokens.blind, {"Authorization": "Bearer rgd_x"}):
             for instance_id in ("u1", "nobody"):
                 assert (await api("POST", f"/heartbeat/{instance_id}", **shown)).status == 429
+
+
+async def test_who_shows_no_token_where_anyone_may_something_is_asked_for_one_when_it_is_not_enough(
+    api: Api, access: Access, expect_log: ExpectLog
+) -> None:
+    access.take(Callers({}, {}, Caller("", ["read"], ["users"])))
+    assert (await api.get("/services/users")).status == 200
+    for method, path, body in [
+        ("POST", "/register", USERS),
+        ("GET", "/services/media", None),
+        ("GET", "/watch", None),
+    ]:
+        with expect_log("refused"):
+            answer = await api(method, path, body)
+        detail = refused(answer, 401, "unauthorized")
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        assert "needs a token: send it as Authorization: Bearer TOKEN" in detail

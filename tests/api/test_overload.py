@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
 from conftest import Api, ExpectLog, refused
 from raw import Served, Wire
 
@@ -75,7 +76,7 @@ async def test_a_heartbeat_is_never_one_too_many(api: Api, overload: Overload, e
 
 
 async def test_the_one_connection_too_many_of_an_address_has_an_idle_one_closed(
-    http_server: Served, overload: Overload, expect_log: ExpectLog
+    http_server: Served, http_kind: str, overload: Overload, expect_log: ExpectLog
 ) -> None:
     overload.crowd.most = 3
     async with AsyncExitStack() as stack:
@@ -85,11 +86,13 @@ async def test_the_one_connection_too_many_of_an_address_has_an_idle_one_closed(
         for wire in (idle, last):
             await wire.send(LIVE)
             assert (await wire.answer()).status == 200
+        losses = listen_for_losses(overload)
         with expect_log(r"127\.0\.0\.1 has 3 connections \(--max-connections-per-address\)"):
             new = await stack.enter_async_context(Wire(http_server))
             await new.send(LIVE)
             assert (await new.answer()).status == 200
         assert await idle.rest() == b""
+        assert bool(losses) == (http_kind == "tornado"), "what stands between two requests has sent none"
         await last.send(LIVE)
         assert (await last.answer()).status == 200
         assert len(http_server.http) == 3
@@ -181,6 +184,63 @@ async def test_a_head_that_does_not_end_counts_on_the_front(
         assert overload.waiting.bytes == 0
 
 
+@pytest.mark.parametrize(
+    "header", [b"Connection: close", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c", b"X: y"]
+)
+async def test_a_head_that_has_come_in_two_pieces_counts_no_longer(
+    http_server: Served, overload: Overload, header: bytes
+) -> None:
+    async with Wire(http_server) as wire:
+        await wire.send(b"GET /watch HTTP/1.1\r\nHost: h\r\n" + header + b"\r\n")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await wire.send(b"\r\n")
+        await wire.read_until(b"event: snapshot")
+        assert overload.waiting.bytes == 0
+
+
+async def test_who_has_not_taken_his_answer_is_not_idle_and_is_reset_for_another(
+    http_server: Served, api: Api, overload: Overload, expect_log: ExpectLog
+) -> None:
+    for n in range(200):  # 240 kB, which a socket holds
+        await api.register(instance_id=f"{n:04}", metadata={"k": "v" * 1000})
+    overload.crowd.most = 1
+    async with Wire(http_server, small_buffers=True) as first:
+        first.pause()
+        await first.send(b"GET /services/users HTTP/1.1\r\nHost: h\r\n\r\n")
+        while not overload.crowd._by_place or overload.waiting.bytes:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        with expect_log("has 1 connections"):
+            async with Wire(http_server) as second:
+                await second.send(LIVE)
+                assert (await second.answer()).status == 200
+        await first.was_reset()
+
+
+def listen_for_losses(overload: Overload) -> list[float]:
+    """When lease time was told to stand still, on a clock that we hold."""
+    overload._clock = lambda: 50.0
+    losses: list[float] = []
+    overload.stand_still = lambda: losses.append(50.0)
+    return losses
+
+
+async def test_a_refused_heartbeat_for_many_ends_no_lease(api: Api, overload: Overload, expect_log: ExpectLog) -> None:
+    spend(overload)
+    overload.rates.note_renewals(HERE, 0)
+    losses = listen_for_losses(overload)
+    with expect_log("more than 1 requests"):
+        assert (await api.get("/livez")).status == 429
+        assert losses == []
+        assert (await api.post("/heartbeats", {"instance_ids": ["a"]})).status == 429
+    assert losses == [50.0]
+    assert not overload.hears()
+    overload._clock = lambda: 51.0
+    assert overload.hears()
+
+
 async def test_bodies_that_do_not_end_are_bounded_in_all(
     http_server: Served, api: Api, overload: Overload, expect_log: ExpectLog
 ) -> None:
@@ -191,9 +251,12 @@ async def test_bodies_that_do_not_end_are_bounded_in_all(
         while overload.waiting.bytes < 140_000:
             await asyncio.sleep(0)
         assert (await api.get("/status")).json["overload"]["waiting_bytes"] >= 140_000
+        losses = listen_for_losses(overload)
         with expect_log("or send slowly"):
             await second.send(head + b" " * 140_000)
             await first.cut_off()
+        assert losses, "it may have been a heartbeat"
+        assert overload.waiting.let_go == 1
         await second.send(b" " * 10_000)
         assert (await second.answer()).status == 400
         while overload.waiting.bytes:

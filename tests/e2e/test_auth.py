@@ -49,13 +49,13 @@ def test_a_token_is_let_in_and_taken_back_by_a_reload(start_daemon: StartDaemon,
     second = a_token(path, "second", "read")
     assert status_of(daemon, second) == 401
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for_line("INFO reloaded: nothing has changed; tokens: 2")
+    daemon.wait_for_line("INFO reloaded: no setting has changed; tokens, read anew: 2")
     assert (status_of(daemon, first), status_of(daemon, second)) == (200, 200)
 
     text = path.read_text()
     path.write_text(text[text.index('[tokens."second"]') :])
     with Process([sys.executable, "-m", "registryd", "--reload", str(daemon.popen.pid)]) as reload:
-        assert (reload.wait(), reload.lines) == (0, ["reloaded: nothing has changed; tokens: 1"])
+        assert (reload.wait(), reload.lines) == (0, ["reloaded: no setting has changed; tokens, read anew: 1"])
     assert (status_of(daemon, first), status_of(daemon, second)) == (401, 200)
 
     path.write_text("[broken")
@@ -198,3 +198,22 @@ def test_the_sample_in_the_readme_is_what_comes_out(tmp_path: Path) -> None:
         ran = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
         seen.append(Step(step.command, ran.stdout))
     assert shown(seen) == shown(steps(block("Who may do what", "console")))
+
+
+def test_a_token_that_cannot_be_printed_is_said_to_be_lost(tmp_path: Path) -> None:
+    path = tmp_path / "auth.toml"
+    command = [sys.executable, "-m", "registryd", "token", "new", "--name", "a", "--allow", "read"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [*command, "--auth-file", str(path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        "registryd: cannot print the new token: No space left on device; nobody knows it, so remove [tokens.a] from "
+        f"{path} and make another\n"
+    )

@@ -62,7 +62,7 @@ def test_what_can_change_is_in_force_when_the_command_returns(configured: Config
 
 
 def test_what_has_not_changed_is_said_too(configured: Configured) -> None:
-    assert configured.reload("# nothing\n") == (0, ["reloaded: nothing has changed"])
+    assert configured.reload("# nothing\n") == (0, ["reloaded: no setting has changed"])
     configured.daemon.manager.wait_for("READY=1", 2)
     heard = configured.daemon.manager.heard
     assert [state for state in heard if state in ("READY=1", "RELOADING=1")] == ["READY=1", "RELOADING=1", "READY=1"]
@@ -110,7 +110,7 @@ def test_what_needs_a_restart_is_named_until_it_has_had_one(configured: Configur
     configured.daemon.wait_for_line(f"WARNING {named}")
 
     assert configured.daemon.fetch("/status").json["heartbeat_timeout"] == 20, "the rest is"
-    assert configured.reload("HEARTBEAT_TIMEOUT=20\n") == (0, ["reloaded: nothing has changed"])
+    assert configured.reload("HEARTBEAT_TIMEOUT=20\n") == (0, ["reloaded: no setting has changed"])
 
 
 def test_a_bad_file_changes_nothing(configured: Configured) -> None:
@@ -141,7 +141,7 @@ def test_flags_and_the_environment_go_on_beating_the_file(start_daemon: StartDae
     daemon = start_daemon(
         "--cleanup-interval", "5", environ={"REGISTRYD_SETTINGS": str(path), "HEARTBEAT_TIMEOUT": "40"}
     )
-    assert reload(daemon.popen.pid) == (0, ["reloaded: nothing has changed"])
+    assert reload(daemon.popen.pid) == (0, ["reloaded: no setting has changed"])
 
     status = daemon.fetch("/status").json
     assert (status["heartbeat_timeout"], status["cleanup_interval"]) == (40, 5)

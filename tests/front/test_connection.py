@@ -553,6 +553,36 @@ def test_who_is_let_go_for_others_is_dropped_before_there_is_more(expect_log: Ex
     play(story)
 
 
+def test_who_is_let_go_while_he_is_told_that_there_is_room_goes_in_the_end(expect_log: ExpectLog) -> None:
+    async def story(there: World) -> None:
+        transport = connect(there, room=0)
+        transport.protocol.data_received(LOOKUP + b"POST /register HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n")
+        for _ in range(3):
+            transport.protocol.data_received(b" " * 250)
+        waiting = there.shared.overload.waiting
+        waiting.most = 600
+        with expect_log("more than 600 bytes wait"):
+            transport.drain()  # so that the handler of the second request gets its parts
+            await until(lambda: transport.is_lost, "it is let go")
+        assert waiting.let_go == 1, "once"
+        assert waiting.bytes == 0
+
+    play(story)
+
+
+def test_what_a_slow_reader_takes_from_the_system_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(there: World) -> None:
+        left = iter([900, 800, 800, 700, 700, 700])
+        monkeypatch.setattr(connection, "unacknowledged", lambda _: next(left))
+        transport = connect(there, room=0)
+        transport.protocol.data_received(LOOKUP)
+        for is_closed in (False, False, True):
+            transport.protocol._timers["unread"]._run()
+            assert transport.is_closed == is_closed
+
+    play(story)
+
+
 def test_a_slow_reader_may_be_slow() -> None:
     async def story(there: World) -> None:
         transport = connect(there, room=0)

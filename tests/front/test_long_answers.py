@@ -28,8 +28,8 @@ LAST = b"GET /services/users HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
-def play(loop: str, story: Callable[[World, Connect], Awaitable[None]]) -> None:
-    """A story with a service of 3 MB behind TLS."""
+def play(loop: str, story: Callable[[World, Connect], Awaitable[None]], *, has_tls: bool = True) -> None:
+    """A story with a service of 3 MB behind TLS, or without it."""
     authority = trustme.CA()
     mine, yours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(mine)
@@ -40,7 +40,7 @@ def play(loop: str, story: Callable[[World, Connect], Awaitable[None]]) -> None:
             for n in range(300):
                 metadata = {str(k): "v" * 1000 for k in range(10)}
                 await there.registry.register(a_registration(instance_id=f"i{n}", metadata=metadata))
-            server = FrontServer(there.shared, tls=mine)
+            server = FrontServer(there.shared, tls=mine if has_tls else None)
             (sock,) = listen("127.0.0.1", 0)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # or the system would take all of it
             acceptor = Acceptor([sock], server.take)
@@ -51,7 +51,11 @@ def play(loop: str, story: Callable[[World, Connect], Awaitable[None]]) -> None:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 client.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(client, sock.getsockname())
-                return await asyncio.open_connection(sock=client, ssl=yours, server_hostname="127.0.0.1", limit=2**16)
+                if has_tls:
+                    return await asyncio.open_connection(
+                        sock=client, ssl=yours, server_hostname="127.0.0.1", limit=2**16
+                    )
+                return await asyncio.open_connection(sock=client, limit=2**16)
 
             try:
                 await story(there, connect)
@@ -132,5 +136,48 @@ def test_who_has_gone_leaves_nothing_for_the_garbage_collector(loop: str) -> Non
             assert not [one for one in gc.get_objects() if isinstance(one, Connection)]
         finally:
             gc.enable()
+
+    play(loop, story)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("has_tls", [True, False], ids=["tls", "plain"])
+@pytest.mark.parametrize("ask", [ASK, ASK.replace(b" HTTP", b"?limit=300 HTTP")], ids=["hot", "handler"])
+def test_of_an_answer_that_is_not_read_all_counts(loop: str, ask: bytes, has_tls: bool) -> None:
+    async def story(there: World, connect: Connect) -> None:
+        waiting = there.shared.overload.waiting
+        reader, writer = await connect()
+        writer.write(ask)
+        await reader.readuntil(b"\r\n\r\n")
+        while waiting.bytes < 3_000_000:
+            await asyncio.sleep(0)
+        (connection,) = there.shared.connections
+        while not has_tls and connection._unsent() > 500_000:  # TLS has no use for what it has encrypted
+            await reader.read(2**16)
+        assert waiting.bytes > 3_000_000
+        while waiting.bytes:
+            await reader.read(2**16)
+        assert connection._unsent() <= 2**16, "all but what TLS has of it already"
+        writer.transport.abort()
+
+    play(loop, story, has_tls=has_tls)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_under_tls_a_reader_has_his_time_for_a_last_answer_too(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registryd.front.server.FAREWELL", 0.5)
+
+    async def story(there: World, connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(LAST)
+        await until(lambda: there.shared.overload.waiting.bytes > 0, "he is answered")
+        closing_at = asyncio.get_running_loop().time() + 0.6
+        while asyncio.get_running_loop().time() < closing_at:
+            await asyncio.sleep(0.01)
+        answers, rest = answers_in(await asyncio.wait_for(reader.read(), 15))
+        assert not rest
+        assert [answer.body.count(b'"instance_id"') for answer in answers] == [300]
+        await until(lambda: not there.shared.connections, "it closes")
+        writer.transport.abort()
 
     play(loop, story)
