@@ -10,6 +10,6 @@ Nothing here imports the server.
 """
 
 from registryd.client.aio import Registration, deregister_service, register_service
-from registryd.client.session import RegistrationRefused
+from registryd.client.errors import RegistrationRefused
 
 __all__ = ["Registration", "RegistrationRefused", "deregister_service", "register_service"]

@@ -8,17 +8,16 @@ import asyncio
 import logging
 import os
 import random
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
-from registryd.client.session import Phase, RegistrationRefused, Request, Session
+from registryd.client.errors import RegistrationRefused
+from registryd.client.registries import registry_urls, without_secret
+from registryd.client.session import Phase, Request, Session
 
 logger = logging.getLogger("registryd.client")
 
-DEFAULT_URL = "http://localhost:8006"
 #: How Tornado's client says that there was no answer: the connection's error, its own, or that the URL is none.
 _NO_ANSWER = (HTTPClientError, OSError, ValueError)
 #: Statuses of a farewell after which there is nothing left of us: done, forgotten, or taken over.
@@ -111,7 +110,7 @@ class Registration:
 
     async def _talk(self, http: AsyncHTTPClient) -> None:
         """Sends the next request and takes its answer. Raises RegistrationRefused."""
-        session, url, phase = self._session, _without_secret(self._session.url), self._session.phase
+        session, url, phase = self._session, without_secret(self._session.url), self._session.phase
         request = session.next_request()
         try:
             status, body = await self._send(http, request)
@@ -121,7 +120,7 @@ class Registration:
             return
         if not session.answered(status, body):
             what = f"{request.method} {request.url.removeprefix(session.url)}"
-            self._say_once("the registry at %s answers %d to %s; trying again", url, status, _without_secret(what))
+            self._say_once("the registry at %s answers %d to %s; trying again", url, status, without_secret(what))
             return
         if session.phase is Phase.OUT:
             logger.info("the registry at %s has forgotten instance=%s; registering again", url, self.instance_id)
@@ -209,14 +208,3 @@ async def deregister_service() -> None:
     # A loop that has ended took its heartbeats with it.
     _current[:] = [other for other in _current if other.loop is not loop and not other.loop.is_closed()]
     await asyncio.gather(*(registration.stop() for registration in ours))
-
-
-def registry_urls(environ: Mapping[str, Any]) -> list[str]:
-    """The registries that REGISTRY_URL names; the default where it names none."""
-    urls = [url.strip() for url in str(environ.get("REGISTRY_URL", "")).split(",")]
-    return [url for url in urls if url] or [DEFAULT_URL]
-
-
-def _without_secret(url: str) -> str:
-    """A URL as it may be shown: without user and password."""
-    return re.sub(r"//[^/?#]*@", "//", url)

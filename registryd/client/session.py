@@ -12,7 +12,8 @@ from enum import Enum
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from registryd.core.errors import RegistrydError, StaleGeneration, UnknownInstance
+from registryd.client.errors import RegistrationRefused, RegistrationTokenRefused
+from registryd.core.errors import StaleGeneration, UnknownInstance
 
 #: Seconds before the second try when the registry cannot be reached; doubled from try to try, up to the longest.
 FIRST_RETRY = 0.5
@@ -27,15 +28,6 @@ _OVERLOADED = {429, 503}
 AGAIN = 1.0
 #: Statuses that the same request would get again.
 _HOPELESS = {400, 401, 403, 413, 414, 431}
-
-
-class RegistrationRefused(RegistrydError):
-    """The registry does not take this registration as it is; trying again would not help."""
-
-    code = "registration_refused"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(f"the registry refuses this registration: {detail}")
 
 
 class Phase(Enum):
@@ -124,7 +116,8 @@ class Session:
             if status in _OVERLOADED:
                 self.wait = min(self.wait, AGAIN * self._dice.uniform(0.5, 1.0))
             if code is not None and status in _HOPELESS:
-                raise RegistrationRefused(str(answer.get("detail", code)))
+                kind = RegistrationTokenRefused if status in (401, 403) else RegistrationRefused
+                raise kind(str(answer.get("detail", code)), status, str(code), answer.get("field"))
             return False
         return True
 

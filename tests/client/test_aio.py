@@ -13,7 +13,8 @@ from raw import Served
 from support import ManualClock, RecordingStore, up
 
 from registryd.client import RegistrationRefused, deregister_service, register_service
-from registryd.client.aio import DEFAULT_URL, Registration, _current, registry_urls
+from registryd.client.aio import Registration, _current
+from registryd.client.registries import DEFAULT_URL, registry_urls
 from registryd.client.session import Session
 from registryd.core.model import Deregister, Register
 from registryd.registry import Registry

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from registryd.client.errors import RegistrationRefused
 from registryd.client.session import (
     AGAIN,
     FIRST_RETRY,
     LONGEST_ANSWER,
     LONGEST_RETRY,
     Phase,
-    RegistrationRefused,
     Request,
     Session,
 )

@@ -1,0 +1,273 @@
+"""HTTP with the registries for a program that may wait: one call, or the events of /watch, of whichever answers.
+
+    from registryd.client.http import Client
+
+    client = Client()                                   # REGISTRY_URL, REGISTRY_TOKEN and so on say where and as whom
+    client.call("GET", "/services/users")               # {"service_name": "users", "instances": [...], "count": 2}
+    client.call("POST", "/drain/users-1", {"reason": "deploy 42"})
+    for event in client.watch(["users"]):               # until the stream ends: see `watch`
+        print(event.kind, event.index, event.data)
+
+It needs the standard library alone, on any system.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any, cast
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
+
+from registryd.client.errors import NotARegistry, Refused, RegistryUnreachable, refusal
+from registryd.client.events import Event, Parser
+from registryd.client.registries import Registries, without_secret
+
+#: Seconds that an answer may take: a registry answers in milliseconds or not at all.
+TIMEOUT = 3.0
+#: Seconds without a word after which a watched registry is held to be gone: it sends a comment each 15.
+SILENCE = 20.0
+#: Bytes of an answer beyond which this is no registry.
+MOST_BYTES = 1024 * 1024 * 1024
+#: Bytes that are read of a stream at a time, and seconds after which one looks up from waiting for them.
+CHUNK = 256 * 1024
+LOOK_UP = 1.0
+#: What goes wrong where there is no answer.
+NO_ANSWER = (OSError, HTTPException)
+#: Statuses of a registry that cannot do it now, where another may.
+_NOT_NOW = {429, 500, 502, 503, 504}
+
+
+class Client:
+    """Speaks with one of several registries. May be used by several threads."""
+
+    def __init__(self, registries: Registries | None = None) -> None:
+        self.registries = registries or Registries.of(os.environ)
+
+    def call(self, method: str, path: str, body: object = None, *, timeout: float = TIMEOUT) -> Any:
+        """What the registry answers, read as JSON. `path` has its query in it, parts percent-encoded; `body` is sent as
+        JSON; `timeout` is the longest silence in seconds (more than its `wait`, for a call that waits).
+
+        Registries are tried in turn; where none does it, raises what came of the last: RegistryUnreachable (and its
+        kind NotARegistry), or Refused, whose `status` and `code` say why (TokenRefused for 401 and 403). What another
+        registry would refuse as well is raised at once. Raises BadSetting where the environment cannot be used."""
+        sent = None if body is None else json.dumps(body).encode()
+        troubles: list[RegistryUnreachable | Refused] = []
+        for _ in range(len(self.registries)):
+            url = self.registries.url
+            try:
+                status, answer = self.send(method, url + path, sent, timeout=timeout)
+                return parsed(url, status, answer)
+            except NO_ANSWER as error:
+                troubles.append(unreachable(url, error))
+            except NotARegistry as error:
+                troubles.append(error)
+            except Refused as error:
+                if error.status not in _NOT_NOW:
+                    raise
+                troubles.append(error)
+            self.registries.leave(url)
+        refused = next((trouble for trouble in troubles if isinstance(trouble, Refused)), None)
+        if refused is not None or len(troubles) == 1:
+            raise refused or troubles[0]
+        raise RegistryUnreachable("; ".join(str(trouble) for trouble in troubles))
+
+    def send(self, method: str, url: str, body: bytes | None, *, timeout: float) -> tuple[int, bytes]:
+        """One request, on a connection of its own: the status and body of its answer. Raises NO_ANSWER, BadSetting."""
+        with contextlib.closing(self._connect(url, timeout)) as connection:
+            self._ask(connection, method, url, body)
+            response = connection.getresponse()
+            answer = response.read(MOST_BYTES + 1)
+            if len(answer) > MOST_BYTES:
+                raise HTTPException(f"an answer of more than {MOST_BYTES} bytes")
+            return response.status, answer
+
+    def watch(
+        self, services: Sequence[str] = (), last_index: int | None = None, *, silence: float = SILENCE
+    ) -> Iterator[Event]:
+        """The events of some services (none: all), comments included, until the stream ends: which it does when the
+        registry stops, so come again then, with the last index, to go on without loss, or start anew where it cannot be
+        told whether this is the same registry. Raises as `call` does, and RegistryUnreachable after `silence` seconds
+        without a word."""
+        troubles: list[RegistryUnreachable] = []
+        for _ in range(len(self.registries)):
+            url = self.registries.url
+            try:
+                stream = self.open(services, last_index, silence=silence)
+            except RegistryUnreachable as error:
+                troubles.append(error)
+                self.registries.leave(url)
+                continue
+            with contextlib.closing(stream):
+                for events in stream:
+                    yield from events
+                return
+        raise troubles[0] if len(troubles) == 1 else RegistryUnreachable("; ".join(map(str, troubles)))
+
+    def open(
+        self,
+        services: Sequence[str],
+        last_index: int | None,
+        *,
+        silence: float = SILENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> "Stream":
+        """A stream of events of the registry that is spoken to. Raises RegistryUnreachable, Refused, BadSetting."""
+        url, asked_at = self.registries.url, clock()
+        query = urlencode([("service", name) for name in services])
+        headers = {} if last_index is None else {"Last-Event-ID": str(last_index)}
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(contextlib.closing(self._connect(url, TIMEOUT)))
+                self._ask(connection, "GET", f"{url}/watch" + (query and f"?{query}"), None, headers)
+                wire = Wire(connection.sock, clock, asked_at)
+                response = HTTPResponse(cast("socket.socket", wire), method="GET")
+                response.begin()
+                if response.status != 200 or response.headers.get_content_type() != "text/event-stream":
+                    parsed(url, response.status, response.read(MOST_BYTES))
+                    raise NotARegistry(f"what answers at {without_secret(url)} sends no events; set REGISTRY_URL")
+            except NO_ANSWER as error:
+                raise unreachable(url, error) from error
+            wire.patience = silence
+            stack.pop_all()
+        return Stream(url, wire, response)
+
+    def _connect(self, url: str, timeout: float) -> HTTPConnection:
+        """A connection that is not open yet. Raises NO_ANSWER."""
+        parts = split(url)
+        if parts.scheme == "https":
+            return HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout, context=self.registries.tls)
+        return HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+
+    def _ask(
+        self, connection: HTTPConnection, method: str, url: str, body: bytes | None, more: dict[str, str] | None = None
+    ) -> None:
+        parts = split(url)
+        headers = {"Content-Type": "application/json"} if body else {}
+        if parts.username is not None:
+            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection.request(method, target, body, headers | self.registries.headers | (more or {}))
+
+
+class Wire(io.RawIOBase):
+    """The bytes that come on a socket, and since when they may have been there: who was stopped for a minute must not
+    take what comes after that for new."""
+
+    def __init__(self, sock: socket.socket, clock: Callable[[], float], asked_at: float) -> None:
+        self._socket = sock
+        self._clock = clock
+        #: Seconds without a byte after which the other side is held to be gone.
+        self.patience = TIMEOUT
+        #: When it was asked for what comes.
+        self.asked_at = asked_at
+        #: A moment at which nothing of what has been read last had come yet.
+        self.heard_at = asked_at
+        self._empty_at = asked_at
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What HTTPResponse reads from; mode is always "rb"."""
+        assert mode == "rb"
+        return io.BufferedReader(self, CHUNK)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises TimeoutError where nothing comes for too long."""
+        waits_since = self._clock()
+        while True:
+            count = self._receive(buffer, 0.0)
+            if count is None:
+                self._empty_at = self._clock()
+                if self._empty_at - waits_since >= self.patience:
+                    raise TimeoutError(f"not a word for {self.patience:g} s")
+                count = self._receive(buffer, LOOK_UP)
+            if count is not None:
+                self.heard_at = self._empty_at
+                return count
+
+    def _receive(self, buffer: Any, timeout: float) -> int | None:
+        """None where there is nothing."""
+        self._socket.settimeout(timeout)
+        try:
+            return self._socket.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):
+            return None
+
+    def hang_up(self) -> None:
+        """Ends the connection, whichever thread is waiting for it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
+
+class Stream:
+    """The events of /watch, as a registry sends them: an iterator of lists of those that have come together."""
+
+    def __init__(self, url: str, wire: Wire, response: HTTPResponse) -> None:
+        self.url = url
+        #: The index of the whole registry at which it begins, if that is told.
+        self.index = int(index) if (index := response.headers.get("Registry-Index", "")).isdigit() else None
+        self.wire = wire
+        self._response = response
+        self._is_over = False
+
+    def __iter__(self) -> Iterator[list[Event]]:
+        """Raises RegistryUnreachable where the registry has gone without a word."""
+        parser = Parser()
+        try:
+            while data := self._response.read1(CHUNK):
+                yield list(parser.feed(data))
+        except (*NO_ANSWER, ValueError) as error:
+            if not self._is_over:
+                raise unreachable(self.url, error) from error
+
+    def end(self) -> None:
+        """Has it end. Any thread may: whoever waits for events gets no more."""
+        self._is_over = True
+        self.wire.hang_up()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._response.close()
+        self.wire.close()
+
+
+def parsed(url: str, status: int, body: bytes) -> Any:
+    """The value of a good answer. Raises Refused for a registry's refusal, NotARegistry for what is no registry's."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if status == 200 and isinstance(value, dict | list):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("code"), str):
+        raise refusal(status, value)
+    raise NotARegistry(f"what answers at {without_secret(url)} is no registry (status {status}); set REGISTRY_URL")
+
+
+def split(url: str) -> SplitResult:
+    """The parts of a registry's URL. Raises HTTPException where it is none."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:
+        pass
+    raise HTTPException("this is no http:// or https:// URL")
+
+
+def unreachable(url: str, error: Exception) -> RegistryUnreachable:
+    """What to say where there was no answer."""
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return RegistryUnreachable(f"no answer from the registry at {without_secret(url)}: {why}")

@@ -1,0 +1,91 @@
+"""Where the registries are, which of them is spoken to, and what they are shown: as the environment says."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from registryd.client.errors import BadSetting
+
+if TYPE_CHECKING:
+    import ssl
+
+DEFAULT_URL = "http://localhost:8006"
+
+
+class Registries:
+    """Registries that are tried in turn: one is spoken to until it fails. Without `ca` (a file in PEM) the system's
+    authorities are trusted; `cert` and `key` are what we show, where the registry wants a certificate (the key may be
+    in with the certificate)."""
+
+    def __init__(
+        self, urls: Sequence[str] = (DEFAULT_URL,), token: str = "", *, ca: str = "", cert: str = "", key: str = ""
+    ) -> None:
+        self._urls = [url.rstrip("/") for url in urls]
+        self._files = ca, cert, key
+        self._token = token
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Self:
+        """Those of an environment: REGISTRY_URL, REGISTRY_TOKEN, REGISTRY_CA, REGISTRY_CERT, REGISTRY_KEY."""
+        token, ca, cert, key = (environ.get(f"REGISTRY_{name}", "").strip() for name in ("TOKEN", "CA", "CERT", "KEY"))
+        return cls(registry_urls(environ), token, ca=ca, cert=cert, key=key)
+
+    @property
+    def url(self) -> str:
+        """The one that is spoken to."""
+        return self._urls[0]
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+    def leave(self, url: str) -> None:
+        """Goes on to the next one, unless someone has left this one already."""
+        if url == self._urls[0]:
+            self._urls.append(self._urls.pop(0))
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal where all is as in another."""
+        return (tuple(sorted(self._urls)), self._token, self._files)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each request says of who we are."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    @cached_property
+    def tls(self) -> "ssl.SSLContext | None":
+        """What TLS is spoken with; None: as the system has it. Raises BadSetting."""
+        ca, cert, key = self._files
+        if not (ca or cert):
+            return None
+        import ssl  # only where it is needed, as it takes a while
+
+        try:
+            context = ssl.create_default_context(cafile=ca or None)
+        except (OSError, ValueError) as error:
+            raise BadSetting(f"cannot use the authorities in {ca}: {_why(error)}; set REGISTRY_CA") from None
+        if cert:
+            try:
+                context.load_cert_chain(cert, key or None)
+            except (OSError, ValueError) as error:
+                raise BadSetting(
+                    f"cannot use the certificate and key in {cert}: {_why(error)}; set REGISTRY_CERT and REGISTRY_KEY"
+                ) from None
+        return context
+
+
+def registry_urls(environ: Mapping[str, str]) -> list[str]:
+    """The registries that REGISTRY_URL names; the default where it names none."""
+    urls = [url.strip() for url in environ.get("REGISTRY_URL", "").split(",")]
+    return [url for url in urls if url] or [DEFAULT_URL]
+
+
+def without_secret(url: str) -> str:
+    """A URL as it may be shown: without user and password."""
+    return re.sub(r"//[^/?#]*@", "//", url)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error)
