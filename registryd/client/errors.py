@@ -14,7 +14,7 @@ from registryd.core.errors import RegistrydError
 
 __all__ = [
     "BadSetting", "NoInstances", "NotARegistry", "Refused", "RegistrationRefused", "RegistrationTokenRefused",
-    "RegistryUnreachable", "RegistrydError", "TokenRefused", "refusal",
+    "RegistryUnreachable", "RegistrydError", "TokenRefused",
 ]  # fmt: skip
 
 
@@ -66,10 +66,3 @@ class BadSetting(RegistrydError, ValueError):
     """An environment variable cannot be used."""
 
     code = "bad_setting"
-
-
-def refusal(status: int, problem: dict[str, object]) -> Refused:
-    """A refusal by its status and the problem in its body (RFC 9457)."""
-    code, field = problem.get("code"), problem.get("field")
-    kind = TokenRefused if status in (401, 403) else Refused
-    return kind(str(problem.get("detail", code)), status, str(code), None if field is None else str(field))

@@ -30,6 +30,11 @@ class Parser:
         self._buffer = bytearray()
         self._searched = 0
 
+    @property
+    def is_amid(self) -> bool:
+        """Whether there is a part of an event, whose rest is to come."""
+        return bool(self._buffer)
+
     def feed(self, data: bytes) -> Iterator[Event]:
         """The events that are whole now. Raises ValueError for what is none."""
         self._buffer += data

@@ -11,7 +11,6 @@
 It needs the standard library alone, on any system.
 """
 
-import base64
 import contextlib
 import io
 import json
@@ -22,23 +21,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, cast
-from urllib.parse import SplitResult, unquote, urlencode, urlsplit
+from urllib.parse import urlencode
 
-from registryd.client.errors import NotARegistry, Refused, RegistryUnreachable, refusal
+from registryd.client.answers import NO_ANSWER, SILENCE, TIMEOUT, no_events, parsed, split, target_of, unreachable
+from registryd.client.errors import NotARegistry, Refused, RegistryUnreachable
 from registryd.client.events import Event, Parser
-from registryd.client.registries import Registries, without_secret
+from registryd.client.registries import Registries
 
-#: Seconds that an answer may take: a registry answers in milliseconds or not at all.
-TIMEOUT = 3.0
-#: Seconds without a word after which a watched registry is held to be gone: it sends a comment each 15.
-SILENCE = 20.0
 #: Bytes of an answer beyond which this is no registry.
 MOST_BYTES = 1024 * 1024 * 1024
 #: Bytes that are read of a stream at a time, and seconds after which one looks up from waiting for them.
 CHUNK = 256 * 1024
 LOOK_UP = 1.0
-#: What goes wrong where there is no answer.
-NO_ANSWER = (OSError, HTTPException)
 #: Statuses of a registry that cannot do it now, where another may.
 _NOT_NOW = {429, 500, 502, 503, 504}
 
@@ -104,8 +98,7 @@ class Client:
                 self.registries.leave(url)
                 continue
             with contextlib.closing(stream):
-                for events in stream:
-                    yield from events
+                yield from stream
                 return
         raise troubles[0] if len(troubles) == 1 else RegistryUnreachable("; ".join(map(str, troubles)))
 
@@ -130,7 +123,7 @@ class Client:
                 response.begin()
                 if response.status != 200 or response.headers.get_content_type() != "text/event-stream":
                     parsed(url, response.status, response.read(MOST_BYTES))
-                    raise NotARegistry(f"what answers at {without_secret(url)} sends no events; set REGISTRY_URL")
+                    raise no_events(url, f"it is {response.headers.get_content_type()}")
             except NO_ANSWER as error:
                 raise unreachable(url, error) from error
             wire.patience = silence
@@ -147,13 +140,8 @@ class Client:
     def _ask(
         self, connection: HTTPConnection, method: str, url: str, body: bytes | None, more: dict[str, str] | None = None
     ) -> None:
-        parts = split(url)
-        headers = {"Content-Type": "application/json"} if body else {}
-        if parts.username is not None:
-            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, target, body, headers | self.registries.headers | (more or {}))
+        headers = ({"Content-Type": "application/json"} if body else {}) | self.registries.headers_for(url)
+        connection.request(method, target_of(split(url)), body, headers | (more or {}))
 
 
 class Wire(io.RawIOBase):
@@ -212,7 +200,7 @@ class Wire(io.RawIOBase):
 
 
 class Stream:
-    """The events of /watch, as a registry sends them: an iterator of lists of those that have come together."""
+    """The events of /watch, as a registry sends them."""
 
     def __init__(self, url: str, wire: Wire, response: HTTPResponse) -> None:
         self.url = url
@@ -222,15 +210,24 @@ class Stream:
         self._response = response
         self._is_over = False
 
-    def __iter__(self) -> Iterator[list[Event]]:
-        """Raises RegistryUnreachable where the registry has gone without a word."""
-        parser = Parser()
+    def read(self) -> bytes:
+        """What has come, as soon as something has; nothing at the end. Raises RegistryUnreachable where the registry
+        has gone without a word."""
         try:
-            while data := self._response.read1(CHUNK):
-                yield list(parser.feed(data))
+            return self._response.read1(CHUNK)
         except (*NO_ANSWER, ValueError) as error:
-            if not self._is_over:
-                raise unreachable(self.url, error) from error
+            if self._is_over:
+                return b""
+            raise unreachable(self.url, error) from error
+
+    def __iter__(self) -> Iterator[Event]:
+        """Its events. Raises RegistryUnreachable, NotARegistry."""
+        parser = Parser()
+        while data := self.read():
+            try:
+                yield from parser.feed(data)
+            except ValueError as error:
+                raise no_events(self.url, error) from error
 
     def end(self) -> None:
         """Has it end. Any thread may: whoever waits for events gets no more."""
@@ -241,33 +238,3 @@ class Stream:
         """Closes the connection."""
         self._response.close()
         self.wire.close()
-
-
-def parsed(url: str, status: int, body: bytes) -> Any:
-    """The value of a good answer. Raises Refused for a registry's refusal, NotARegistry for what is no registry's."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
-    if status == 200 and isinstance(value, dict | list):
-        return value
-    if isinstance(value, dict) and isinstance(value.get("code"), str):
-        raise refusal(status, value)
-    raise NotARegistry(f"what answers at {without_secret(url)} is no registry (status {status}); set REGISTRY_URL")
-
-
-def split(url: str) -> SplitResult:
-    """The parts of a registry's URL. Raises HTTPException where it is none."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return parts
-    except ValueError:
-        pass
-    raise HTTPException("this is no http:// or https:// URL")
-
-
-def unreachable(url: str, error: Exception) -> RegistryUnreachable:
-    """What to say where there was no answer."""
-    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return RegistryUnreachable(f"no answer from the registry at {without_secret(url)}: {why}")

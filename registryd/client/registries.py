@@ -1,14 +1,14 @@
 """Where the registries are, which of them is spoken to, and what they are shown: as the environment says."""
 
+import base64
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import Self
+from urllib.parse import unquote, urlsplit
 
 from registryd.client.errors import BadSetting
-
-if TYPE_CHECKING:
-    import ssl
 
 DEFAULT_URL = "http://localhost:8006"
 
@@ -49,19 +49,17 @@ class Registries:
         """Equal where all is as in another."""
         return (tuple(sorted(self._urls)), self._token, self._files)
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What each request says of who we are."""
+    def headers_for(self, url: str) -> dict[str, str]:
+        """What a request says of who we are: what a URL has of it comes before the token."""
+        user, has_user, _ = urlsplit(url).netloc.rpartition("@")
+        if has_user:
+            return {"Authorization": f"Basic {base64.b64encode(unquote(user).encode()).decode()}"}
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     @cached_property
-    def tls(self) -> "ssl.SSLContext | None":
-        """What TLS is spoken with; None: as the system has it. Raises BadSetting."""
+    def tls(self) -> ssl.SSLContext:
+        """What TLS is spoken with. Raises BadSetting."""
         ca, cert, key = self._files
-        if not (ca or cert):
-            return None
-        import ssl  # only where it is needed, as it takes a while
-
         try:
             context = ssl.create_default_context(cafile=ca or None)
         except (OSError, ValueError) as error:

@@ -13,17 +13,18 @@ from raw import Served
 from support import ManualClock, RecordingStore, up
 
 from registryd.client import RegistrationRefused, deregister_service, register_service
-from registryd.client.aio import Registration, _current
-from registryd.client.registries import DEFAULT_URL, registry_urls
+from registryd.client.aio import Heartbeats, Registration, _current
+from registryd.client.registries import DEFAULT_URL, Registries, registry_urls
 from registryd.client.session import Session
 from registryd.core.model import Deregister, Register
 from registryd.registry import Registry
 
 
 class Pace:
-    """Sleeps that last until the test says `go`."""
+    """Sleeps that last until the test says `go`, and the time that has passed by them."""
 
     def __init__(self) -> None:
+        self.moment = 1000.0
         self.asked: list[float] = []
         self._asleep = asyncio.Event()
         self._go = asyncio.Semaphore(0)
@@ -32,6 +33,10 @@ class Pace:
         self.asked.append(seconds)
         self._asleep.set()
         await self._go.acquire()
+        self.moment += seconds
+
+    def now(self) -> float:
+        return self.moment
 
     async def go(self) -> None:
         """Lets the current sleep end, and waits until the next one begins."""
@@ -60,7 +65,8 @@ def no_registrations() -> Iterator[None]:
 
 def a_registration_at(url: str, pace: Pace, **more: object) -> Registration:
     instance = {"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "users-1"} | more
-    return Registration(Session([url], instance, random.Random(7)), pace.sleep)
+    registries = Registries([url])
+    return Registration(Session(registries, instance, random.Random(7)), Heartbeats(registries, pace.sleep, pace.now))
 
 
 async def test_the_seeds_use(
@@ -123,8 +129,6 @@ async def test_it_registers_again_when_the_registry_has_forgotten_it(
     registration = a_registration_at(url, pace)
     await registration.start()
     await registry.deregister(Deregister("users-1"))
-    await pace.go()
-    assert pace.asked[-1] == 0
     await pace.go()
 
     assert [lease.instance.instance_id for lease in up(registry, "users")] == ["users-1"]
@@ -197,7 +201,7 @@ async def test_whoever_is_cancelled_while_it_registers_leaves_nothing_behind(
 
     assert up(registry, "users") == []
     assert [change.kind for change in store.changes] == ["registered", "deregistered"]
-    assert not [task for task in asyncio.all_tasks() - before if "heartbeat" in task.get_name()]
+    assert not [task for task in asyncio.all_tasks() - before if "registryd" in task.get_name()]
 
 
 async def test_a_stop_while_a_heartbeat_is_on_its_way_waits_for_it(
@@ -206,7 +210,6 @@ async def test_a_stop_while_a_heartbeat_is_on_its_way_waits_for_it(
     registration = a_registration_at(url, pace)
     await registration.start()
     await registry.deregister(Deregister("users-1"))
-    await pace.go()
     store.hold()
     pace._go.release()  # it registers again
     await store.waiting.wait()
@@ -223,8 +226,9 @@ async def test_the_next_registry_takes_over_when_one_is_gone(
 ) -> None:
     await registry.register(Register(service_name="users", base_url="http://10.0.0.9:1", instance_id="users-1"))
     instance = {"service_name": "users", "base_url": "http://10.0.0.5:8000", "instance_id": "users-1"}
-    session = Session(["http://127.0.0.1:1", url], instance, random.Random(7))
-    registration = Registration(session, pace.sleep)
+    registries = Registries(["http://127.0.0.1:1", url])
+    session = Session(registries, instance, random.Random(7))
+    registration = Registration(session, Heartbeats(registries, pace.sleep, pace.now))
     with expect_log("no answer from the registry at http://127.0.0.1:1:"):
         await registration.start()
     await pace.go()
@@ -311,11 +315,10 @@ async def test_whoever_is_taken_over_stops_and_leaves_the_new_one_alone(
     registration = a_registration_at(url, pace)
     await registration.start()
     await registry.register(Register(service_name="users", base_url="http://10.0.0.6:8000", instance_id="users-1"))
-    task = registration._task
+    task = registration._heartbeats._task
     assert task is not None
     with expect_log("another process has taken over instance=users-1"):
         pace._go.release()
-        await pace.go()
         await task
     await registration.stop()
 
@@ -348,10 +351,10 @@ async def test_nothing_is_left_running_after_the_stop(url: str, pace: Pace) -> N
     before = asyncio.all_tasks()
     registration = a_registration_at(url, pace)
     await registration.start()
-    assert any("heartbeat users-1" in task.get_name() for task in asyncio.all_tasks() - before)
+    assert any("registryd" in task.get_name() for task in asyncio.all_tasks() - before)
     await registration.stop()
 
-    assert not [task for task in asyncio.all_tasks() - before if "heartbeat" in task.get_name()]
+    assert not [task for task in asyncio.all_tasks() - before if "registryd" in task.get_name()]
 
 
 async def test_a_bug_in_the_client_does_not_end_the_heartbeats(
@@ -364,7 +367,7 @@ async def test_a_bug_in_the_client_does_not_end_the_heartbeats(
         raise RuntimeError("planted")
 
     with monkeypatch.context() as patch, expect_log("heartbeat failed instance=users-1"):
-        patch.setattr(registration, "_send", fail)
+        patch.setattr(registration._heartbeats, "_send", fail)
         await pace.go()
     await pace.go()
     await registration.stop()

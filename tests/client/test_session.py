@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from registryd.client.errors import RegistrationRefused
+from registryd.client.registries import Registries
 from registryd.client.session import (
     AGAIN,
     FIRST_RETRY,
@@ -23,7 +24,7 @@ INSTANCE = {"service_name": "users", "base_url": "http://10.0.0.5:8000"}
 
 
 def a_session(*urls: str, **more: object) -> Session:
-    return Session(urls or (URL,), INSTANCE | more, random.Random(7))
+    return Session(Registries(urls or (URL,)), INSTANCE | more, random.Random(7))
 
 
 def problem(code: str, detail: str = "so it is") -> bytes:
