@@ -24,6 +24,7 @@ setup(
         "test": [
             "atheris>=3; platform_machine == 'x86_64'",
             "fastapi",
+            "flask",
             "httptools>=0.6.4",
             "hypothesis",
             "mypy",

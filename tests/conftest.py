@@ -13,6 +13,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 from raw import Served
+from shells import Asyncio, Blocking, Shell
 from support import FIRST_INDEX, ManualClock, RecordingStore, new_state, replay
 from tornado.httpclient import HTTPResponse
 from tornado.httputil import HTTPHeaders
@@ -249,6 +250,16 @@ class Api:
 @pytest.fixture
 def api(http_server_client: Any) -> Api:
     return Api(http_server_client)
+
+
+@pytest.fixture(params=["asyncio", "blocking"])
+def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
+    """Each of the two shells of the client."""
+    if request.param == "blocking":
+        yield Blocking()
+        return
+    with Asyncio() as shell:
+        yield shell
 
 
 PROBLEM_MEMBERS = ["type", "title", "status", "detail", "code"]

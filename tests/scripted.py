@@ -1,14 +1,17 @@
 """A registry that says what a test has it say."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from process import DEADLINE
+
 
 class Asked(NamedTuple):
-    """A request as it came."""
+    """A request as it came; the names of its headers in lower case."""
 
     method: str
     path: str
@@ -16,8 +19,8 @@ class Asked(NamedTuple):
     body: bytes
 
 
-#: Status, type and body.
-Answer = tuple[int, str, bytes]
+#: Status, type and body, or what is sent of one before nothing more is said.
+Answer = tuple[int, str, bytes | list[bytes]]
 
 
 class Scripted:
@@ -25,6 +28,7 @@ class Scripted:
 
     def __init__(self, answer: Callable[[Asked], Answer]) -> None:
         self.asked: list[Asked] = []
+        self._more = threading.Condition()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,14 +38,22 @@ class Scripted:
                     self.close_connection = True
                     return
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                asked = Asked(self.command, self.path, dict(self.headers), body)
-                outer.asked.append(asked)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                asked = Asked(self.command, self.path, headers, body)
+                with outer._more:
+                    outer.asked.append(asked)
+                    outer._more.notify_all()
                 status, kind, said = answer(asked)
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(said)))
+                if isinstance(said, bytes):
+                    self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
-                self.wfile.write(said)
+                with contextlib.suppress(ConnectionError):
+                    for part in [said] if isinstance(said, bytes) else said:
+                        self.wfile.write(part)
+                    if not isinstance(said, bytes):
+                        self.rfile.read()
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -50,6 +62,13 @@ class Scripted:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
+
+    def wait_for(self, is_it: Callable[[Asked], bool]) -> Asked:
+        """The first request for which this holds, as soon as there is one."""
+        with self._more:
+            came = self._more.wait_for(lambda: any(map(is_it, self.asked)), DEADLINE)
+        assert came, self.asked
+        return next(filter(is_it, self.asked))
 
     def close(self) -> None:
         self._server.shutdown()

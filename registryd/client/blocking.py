@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Self, Unpack
 from weakref import WeakValueDictionary
 
-from registryd.client.answers import NO_ANSWER, unreachable
+from registryd.client.answers import NO_ANSWER, SILENCE, unreachable
 from registryd.client.choices import Policy
 from registryd.client.crew import Call, Crew
 from registryd.client.discovery import LocalCopy
@@ -273,16 +273,17 @@ class Discovery(LocalCopy):
             tries += 1
             if not self._tried.is_set() and isinstance(trouble, TokenRefused | BadSetting):
                 self._refusal = trouble
-                self._stopping.set()
+                self._tried.set()
+                return
             if self.ended(trouble):
                 self._client.registries.leave(url)
-            if tries >= len(self._client.registries) or self._stopping.is_set():
+            if tries >= len(self._client.registries):
                 self._tried.set()
             self._stopping.wait(self.wait)
 
     def _watch(self, url: str) -> None:
         """One stream, until it ends. Raises RegistryUnreachable, Refused, BadSetting."""
-        stream = self._client.open([self.service_name], self.resume_from(url), clock=self._clock)
+        stream = self._client.open([self.service_name], self.resume_from(url), silence=SILENCE, clock=self._clock)
         with contextlib.closing(stream):
             self._stream = stream
             self.opened(url, stream.wire.asked_at, stream.index)

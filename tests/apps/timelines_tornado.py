@@ -1,20 +1,21 @@
-"""A Tornado app that registers as `timelines` and finds `users` through the registry.
+"""A Tornado app that registers as `timelines` and finds `users`.
 
 Usage: timelines_tornado.py TTL
 """
 
 import asyncio
 import json
-import os
 import signal
 import sys
 
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler
 
-from registryd.client import deregister_service, register_service
+from registryd.client import Discovery, NoInstances, registered
+
+users = Discovery("users")
 
 
 class Who(RequestHandler):
@@ -24,10 +25,11 @@ class Who(RequestHandler):
 
 class Peer(RequestHandler):
     async def get(self) -> None:
-        client = AsyncHTTPClient()
-        found = await client.fetch(os.environ["REGISTRY_URL"] + "/services/users")
-        peer = json.loads(found.body)["instances"][0]
-        answer = await client.fetch(peer["base_url"] + "/who")
+        try:
+            one = users.pick()
+        except NoInstances as error:
+            raise HTTPError(503, str(error)) from None
+        answer = await AsyncHTTPClient().fetch(one.base_url + "/who")
         self.finish({"found": json.loads(answer.body)["i_am"]})
 
 
@@ -37,11 +39,9 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     base_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    registration = await register_service("timelines", base_url, ttl=float(sys.argv[1]))
-    print(f"serving {base_url} as {registration.instance_id}", file=sys.stderr, flush=True)
-
-    await stop.wait()
-    await deregister_service()
+    async with users, registered("timelines", base_url, ttl=float(sys.argv[1])) as registration:
+        print(f"serving {base_url} as {registration.instance_id}", file=sys.stderr, flush=True)
+        await stop.wait()
 
 
 asyncio.run(main())

@@ -1,30 +1,31 @@
-"""A FastAPI app under uvicorn that registers as `users` and finds `timelines` through the registry.
+"""A FastAPI app under uvicorn that registers as `users` and finds `timelines`.
 
 Usage: users_fastapi.py TTL
 """
 
 import json
-import os
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from tornado.httpclient import AsyncHTTPClient
 
-from registryd.client import deregister_service, register_service
+from registryd.client import Discovery, NoInstances, deregister_service, register_service
 
 listening = socket.create_server(("127.0.0.1", 0))
 base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+timelines = Discovery("timelines")
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     registration = await register_service("users", base_url, ttl=float(sys.argv[1]))
     print(f"serving {base_url} as {registration.instance_id}", file=sys.stderr, flush=True)
-    yield
+    async with timelines:
+        yield
     await deregister_service()
 
 
@@ -38,10 +39,11 @@ async def who() -> dict[str, str]:
 
 @app.get("/peer")
 async def peer() -> dict[str, str]:
-    client = AsyncHTTPClient()
-    found = await client.fetch(os.environ["REGISTRY_URL"] + "/services/timelines")
-    timelines = json.loads(found.body)["instances"][0]
-    answer = await client.fetch(timelines["base_url"] + "/who")
+    try:
+        one = timelines.pick()
+    except NoInstances as error:
+        raise HTTPException(503, str(error)) from None
+    answer = await AsyncHTTPClient().fetch(one.base_url + "/who")
     return {"found": json.loads(answer.body)["i_am"]}
 
 

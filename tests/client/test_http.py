@@ -33,7 +33,7 @@ def test_a_call_sends_json_and_the_token_and_gives_back_what_comes(start_scripte
     assert said == {"done": "/drain/a%2Bb?x=1"}
     (asked,) = registry.asked
     assert (asked.method, asked.body) == ("POST", b'{"reason": "\\u00e9"}')
-    assert asked.headers["Authorization"] == "Bearer rgd_x"
+    assert asked.headers["authorization"] == "Bearer rgd_x"
 
 
 def test_the_environment_says_where_and_as_whom(start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_the_environment_says_where_and_as_whom(start_scripted: StartScripted, m
 
     assert Client().call("GET", "/services") == []
     assert registry.asked[0].path == "/registry/services"
-    assert registry.asked[0].headers["Authorization"] == "Bearer rgd_y"
+    assert registry.asked[0].headers["authorization"] == "Bearer rgd_y"
 
 
 def test_the_one_that_answers_is_stayed_with(start_scripted: StartScripted) -> None:
@@ -103,7 +103,7 @@ def test_what_is_no_registry_is_said_in_one_line(start_scripted: StartScripted, 
         match=rf"^what answers at {wrong.url} is no registry \(status {said[0]}\); set REGISTRY_URL$",
     ):
         client(wrong.url.replace("//", "//user:secret@")).call("GET", "/services")
-    assert wrong.asked[0].headers["Authorization"] == "Basic dXNlcjpzZWNyZXQ="
+    assert wrong.asked[0].headers["authorization"] == "Basic dXNlcjpzZWNyZXQ="
 
 
 def test_nobody_there_is_said_of_each(start_scripted: StartScripted) -> None:
@@ -155,4 +155,4 @@ def test_a_watch_that_is_refused_is_raised(
 
     assert type(caught.value) is kind
     asked: Asked = registry.asked[0]
-    assert (asked.path, asked.headers["Last-Event-ID"]) == ("/watch?service=users&service=a+b", "7")
+    assert (asked.path, asked.headers["last-event-id"]) == ("/watch?service=users&service=a+b", "7")

@@ -1,15 +1,23 @@
 """The client against real daemons, in both shells."""
 
+import random
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
+from conftest import ExpectLog
 from process import RunningDaemon, StartDaemon
+from shells import Asyncio, Blocking, Shell, until
 
+from registryd.client.discovery import LocalCopy
 from registryd.client.errors import RegistryUnreachable
 from registryd.client.http import Client
 from registryd.client.registries import Registries
+from registryd.client.session import About
 
 pytestmark = pytest.mark.e2e
 
@@ -63,3 +71,119 @@ def test_tls_with_an_authority_and_a_certificate_of_ones_own(start_daemon: Start
         Client(Registries([daemon.url])).call("GET", "/services")
     with pytest.raises(RegistryUnreachable, match="no answer from the registry at https"):
         Client(Registries([daemon.url], ca=files["ca"])).call("GET", "/services")
+
+
+def names(users: LocalCopy) -> set[str]:
+    return {one.instance_id for one in users.instances}
+
+
+def test_who_registers_is_found_and_who_leaves_or_is_drained_is_not(
+    daemon: RunningDaemon, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_URL", daemon.url)
+    about: About = {"ttl": 5, "metadata": {"a": "b"}, "tags": ["x"], "version": "1", "zone": "z", "weight": 3}
+    with shell.discovery("users") as users, shell.registered("users", "http://h:1", **about) as first:
+        until(lambda: names(users) == {first.instance_id})
+        one = users.pick()
+        assert (one.base_url, one.ttl, one.metadata, one.tags) == ("http://h:1", 5.0, {"a": "b"}, ("x",))
+        assert (one.version, one.zone, one.weight, one.status) == ("1", "z", 3, "up")
+        with shell.registered("users", "http://h:2") as second:
+            until(lambda: names(users) == {first.instance_id, second.instance_id})
+            daemon.fetch(f"/drain/{first.instance_id}", "POST")
+            until(lambda: names(users) == {second.instance_id})
+            daemon.fetch(f"/resume/{first.instance_id}", "POST")
+            until(lambda: len(names(users)) == 2)
+        until(lambda: names(users) == {first.instance_id})
+        assert users.age < 20
+    assert daemon.fetch("/services").json["count"] == 0
+    until(lambda: daemon.fetch("/status").json["watchers"] == 0)
+
+
+def test_who_was_forgotten_is_registered_again_under_the_same_id(
+    daemon: RunningDaemon, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_URL", daemon.url)
+    with shell.registered("users", "http://h:1", ttl=1) as a, shell.registered("users", "http://h:2", ttl=1) as b:
+        daemon.fetch(f"/deregister/{a.instance_id}", "DELETE")
+        assert daemon.fetch("/services/users?min=2&wait=10s").status == 200
+        assert set(daemon.listed()) == {a.instance_id, b.instance_id}
+
+
+def test_tls_in_both_shells(
+    start_daemon: StartDaemon, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
+    daemon = start_daemon("--tls-cert", str(tmp_path / "cert.pem"))
+    monkeypatch.setenv("REGISTRY_URL", daemon.url)
+    with expect_log("certificate verify failed"), shell.discovery("users") as users:
+        assert not users.is_known
+    monkeypatch.setenv("REGISTRY_CA", str(tmp_path / "ca.pem"))
+    with shell.registered("users", "https://h:1") as registration, shell.discovery("users") as users:
+        assert names(users) == {registration.instance_id}
+
+
+class Lookups:
+    """Looks up as fast as it can, and keeps what has failed."""
+
+    def __init__(self, users: LocalCopy) -> None:
+        self.count = 0
+        self.failures: list[Exception] = []
+        self._users = users
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._look_up)
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+            self._thread.join()
+
+    def _look_up(self) -> None:
+        while not self._is_over.wait(0.0005):
+            try:
+                with self._users.acquire() as one:
+                    assert one in self._users.instances
+                assert self._users.pick(str(self.count)).status == "up"
+            except Exception as error:
+                self.failures.append(error)
+            self.count += 1
+
+
+@pytest.mark.parametrize("keeps", ["memory", "disk"])
+def test_a_registry_that_is_killed_and_comes_back_costs_no_lookup(
+    start_daemon: StartDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog, keeps: str
+) -> None:
+    monkeypatch.setattr("registryd.client.discovery.LONGEST_RETRY", 0.2)
+    kept = ("--state-dir", str(tmp_path)) if keeps == "disk" else ()
+    first = start_daemon(*kept)
+    monkeypatch.setenv("REGISTRY_URL", first.url)
+    with ExitStack() as stack:
+        shells: list[Shell] = [stack.enter_context(Asyncio()), Blocking()]
+        ids = {
+            stack.enter_context(shell.registered("users", f"http://h:{n}", ttl=1)).instance_id
+            for n, shell in enumerate(shells * 2, 1)
+        }
+        copies = [stack.enter_context(shell.discovery("users")) for shell in shells]
+        lookups = [Lookups(users) for users in copies]
+        for each in lookups:
+            stack.enter_context(each.going_on())
+        with expect_log("no answer from the registry"):
+            first.signal(signal.SIGKILL)
+            first.wait()
+            # Longer than a lease, and so that nothing is current any more.
+            until(lambda: all(users.age > 2 for users in copies))
+            assert [names(users) for users in copies] == [ids, ids]
+            second = start_daemon(*kept, "--port", first.url.rpartition(":")[2])
+        until(lambda: all(users.age < 1 for users in copies))
+        until(lambda: set(second.listed()) == ids)
+        assert [names(users) for users in copies] == [ids, ids]
+        second.fetch(f"/drain/{random.choice(sorted(ids))}", "POST")
+        until(lambda: all(len(users.instances) == 3 for users in copies))
+
+    assert [each.failures for each in lookups] == [[], []]
+    assert all(each.count > 100 for each in lookups)
