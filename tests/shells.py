@@ -3,6 +3,7 @@ another thread or in this one."""
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, Self, Unpack
@@ -92,10 +93,9 @@ class Asyncio:
             self._run(discovery.stop())
 
 
-def until(holds: Callable[[], object]) -> None:
+def until(holds: Callable[[], object], within: float = DEADLINE) -> None:
     """Waits until something holds, and fails where it does not within the deadline."""
-    never, looks = threading.Event(), 0
+    never, end = threading.Event(), time.monotonic() + within
     while not holds():
-        looks += 1
-        assert looks < DEADLINE * 100, "it never does"
+        assert time.monotonic() < end, "it never does"
         never.wait(0.01)

@@ -94,8 +94,8 @@ class Ring:
 
     def __init__(self) -> None:
         self._places: list[tuple[int, str]] = []
-        self._points: list[int] = []
-        self._owners: list[Instance] = []
+        #: The points in order and whose each is: one value, so that any thread may look up.
+        self._table: tuple[list[int], list[Instance]] = ([], [])
         self._among: dict[str, Instance] = {}
 
     def change(self, among: Iterable[Instance]) -> None:
@@ -106,13 +106,13 @@ class Ring:
         for instance_id in self._among.keys() - before.keys():
             self._places += ((point, instance_id) for point in _points(instance_id))
         self._places.sort()
-        self._points = [point for point, _ in self._places]
-        self._owners = [self._among[instance_id] for _, instance_id in self._places]
+        self._table = [point for point, _ in self._places], [self._among[name] for _, name in self._places]
 
     def find(self, key: str) -> Instance:
         """The instance of a key; of none, raises IndexError."""
-        at = bisect_right(self._points, int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big"))
-        return self._owners[at if at < len(self._owners) else 0]
+        points, owners = self._table
+        at = bisect_right(points, int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big"))
+        return owners[at if at < len(owners) else 0]
 
 
 def _points(instance_id: str) -> Iterable[int]:
@@ -166,12 +166,16 @@ class Pending:
             self._counts[instance_id] = after
         else:
             self._counts.pop(instance_id, None)
-        level = self._levels.get(before)
+        levels = self._levels
+        level = levels.get(before)
         if level is None or instance_id not in level:  # it is not among them (any more)
             return
         one = level.pop(instance_id)
-        self._levels.setdefault(after, OrderedDict())[instance_id] = one
         if not level:
-            del self._levels[before]
-        if after < self._lowest or self._lowest not in self._levels:
+            del levels[before]
+        if after in levels:
+            levels[after][instance_id] = one
+        else:
+            levels[after] = OrderedDict({instance_id: one})
+        if after < self._lowest or self._lowest not in levels:
             self._lowest = after

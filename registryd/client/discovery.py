@@ -77,8 +77,8 @@ class LocalCopy:
         self._instances: tuple[Instance, ...] = ()
         self._among: tuple[Instance, ...] = ()
         self._choose: Callable[[], Instance] = self._nobody
-        #: When something ends that time ends.
-        self._review_at = math.inf
+        #: When something ends that time ends; None: never.
+        self._review_at: float | None = None
 
     # For whoever looks up.
 
@@ -90,7 +90,7 @@ class LocalCopy:
     @property
     def instances(self) -> tuple[Instance, ...]:
         """Those that are up, in order of registration."""
-        if self._clock() >= self._review_at:
+        if self._review_at is not None and self._clock() >= self._review_at:
             self._review()
         return self._instances
 
@@ -98,14 +98,14 @@ class LocalCopy:
         """One that is up, by the policy; with a key always the same, as long as it is there (consistent hashing). Those
         that are failing or suspect, of another zone or of weight 0 are passed over as long as there are others. Raises
         NoInstances."""
-        if self._clock() >= self._review_at:
+        if self._review_at is not None and self._clock() >= self._review_at:
             self._review()
         return self._choose() if key is None else self._find(key)
 
     def acquire(self, key: str | None = None) -> "Use":
         """`with users.acquire() as instance:` picks one, and counts what is under way there until the end of the block,
         which the policy least_pending goes by. Raises NoInstances."""
-        if self._clock() >= self._review_at:
+        if self._review_at is not None and self._clock() >= self._review_at:
             self._review()
         return Use(self._begin, self._end, key)
 
@@ -154,7 +154,7 @@ class LocalCopy:
             except ValueError as error:
                 raise no_events(self._url, error) from error
             self._partial_since = since if self._parser.is_amid else None
-            if has_changed or self._clock() >= self._review_at:
+            if has_changed or (self._review_at is not None and self._clock() >= self._review_at):
                 self._rebuild()
 
     def ended(self, trouble: RegistrydError | None = None) -> bool:
@@ -262,7 +262,7 @@ class LocalCopy:
             self._choose = by_weight(among, self._dice)
         else:
             self._choose = self._least
-        self._review_at = min(ends, default=math.inf)
+        self._review_at = min(ends, default=None)
 
     def _least(self) -> Instance:
         with self._lock:
@@ -271,13 +271,14 @@ class LocalCopy:
         return self._nobody()
 
     def _find(self, key: str) -> Instance:
-        with self._lock:
-            if self._ring_of is not self._among:
+        if self._ring_of is not self._among:
+            with self._lock:
                 self._ring.change(self._among)
                 self._ring_of = self._among
-            if self._among:
-                return self._ring.find(key)
-        return self._nobody()
+        try:
+            return self._ring.find(key)
+        except IndexError:
+            return self._nobody()
 
     def _nobody(self) -> NoReturn:
         if not self.is_known:

@@ -82,3 +82,12 @@ def test_the_bench_of_scale_prints_memory_lookups_and_pauses() -> None:
         "lookup of ten instances, any service",
     ]
     assert re.fullmatch(r"1,000 leases end at once +[\d.]+ +[\d.]+ +\d+ lookups in between, all exact", lines[8])
+
+
+def test_the_bench_of_a_lookup_in_the_client_prints_its_table() -> None:
+    bench = Path(__file__).parent / "lookup.py"
+    ran = subprocess.run([sys.executable, str(bench), "--instances", "3"], capture_output=True, text=True, check=True)
+
+    lines = ran.stdout.splitlines()
+    assert lines[0].split() == ["instances", "what", "µs", "each", "×", "dict.get"]
+    assert len(lines) == 1 + 8

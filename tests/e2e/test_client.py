@@ -1,17 +1,13 @@
 """The client against real daemons, in both shells."""
 
-import random
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
 from conftest import ExpectLog
 from process import RunningDaemon, StartDaemon
-from shells import Asyncio, Blocking, Shell, until
+from shells import Shell, until
 
 from registryd.client.discovery import LocalCopy
 from registryd.client.errors import RegistryUnreachable
@@ -122,68 +118,3 @@ def test_tls_in_both_shells(
     monkeypatch.setenv("REGISTRY_CA", str(tmp_path / "ca.pem"))
     with shell.registered("users", "https://h:1") as registration, shell.discovery("users") as users:
         assert names(users) == {registration.instance_id}
-
-
-class Lookups:
-    """Looks up as fast as it can, and keeps what has failed."""
-
-    def __init__(self, users: LocalCopy) -> None:
-        self.count = 0
-        self.failures: list[Exception] = []
-        self._users = users
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._look_up)
-
-    @contextmanager
-    def going_on(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._is_over.set()
-            self._thread.join()
-
-    def _look_up(self) -> None:
-        while not self._is_over.wait(0.0005):
-            try:
-                with self._users.acquire() as one:
-                    assert one in self._users.instances
-                assert self._users.pick(str(self.count)).status == "up"
-            except Exception as error:
-                self.failures.append(error)
-            self.count += 1
-
-
-@pytest.mark.parametrize("keeps", ["memory", "disk"])
-def test_a_registry_that_is_killed_and_comes_back_costs_no_lookup(
-    start_daemon: StartDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog, keeps: str
-) -> None:
-    monkeypatch.setattr("registryd.client.discovery.LONGEST_RETRY", 0.2)
-    kept = ("--state-dir", str(tmp_path)) if keeps == "disk" else ()
-    first = start_daemon(*kept)
-    monkeypatch.setenv("REGISTRY_URL", first.url)
-    with ExitStack() as stack:
-        shells: list[Shell] = [stack.enter_context(Asyncio()), Blocking()]
-        ids = {
-            stack.enter_context(shell.registered("users", f"http://h:{n}", ttl=1)).instance_id
-            for n, shell in enumerate(shells * 2, 1)
-        }
-        copies = [stack.enter_context(shell.discovery("users")) for shell in shells]
-        lookups = [Lookups(users) for users in copies]
-        for each in lookups:
-            stack.enter_context(each.going_on())
-        with expect_log("no answer from the registry"):
-            first.signal(signal.SIGKILL)
-            first.wait()
-            # Longer than a lease, and so that nothing is current any more.
-            until(lambda: all(users.age > 2 for users in copies))
-            assert [names(users) for users in copies] == [ids, ids]
-            second = start_daemon(*kept, "--port", first.url.rpartition(":")[2])
-        until(lambda: all(users.age < 1 for users in copies))
-        until(lambda: set(second.listed()) == ids)
-        assert [names(users) for users in copies] == [ids, ids]
-        second.fetch(f"/drain/{random.choice(sorted(ids))}", "POST")
-        until(lambda: all(len(users.instances) == 3 for users in copies))
-
-    assert [each.failures for each in lookups] == [[], []]
-    assert all(each.count > 100 for each in lookups)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,10 @@ def test_no_block_is_left_out() -> None:
         ("A tour", "console"),
         ("The client", "python"),
         ("The client", "sh"),
+        ("The client", "python"),
+        ("The client", "python"),
+        ("The client", "python"),
+        ("The client", "python"),
         ("The client", "python"),
         ("Who may do what", "console"),  # tests/e2e/test_auth.py
         ("Under systemd", "sh"),  # tests/systemd/
@@ -87,6 +92,38 @@ def test_the_asyncio_program_registers(daemon: RunningDaemon, tmp_path: Path) ->
     assert ran.stderr == ""
     assert without_chance(ran.stdout) == "registered as UUID: True\n"
     daemon.wait_for_line("deregistered service=timelines")
+
+
+def test_the_programs_of_tornado_and_flask_register(daemon: RunningDaemon, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        programs = {}
+        for name, number, port in (("timelines", 2, 8001), ("media", 3, 8002)):
+            (tmp_path / f"{name}.py").write_text(block("The client", "python", number).replace(str(port), "0"))
+            environ = {"REGISTRY_URL": daemon.url}
+            programs[name] = stack.enter_context(Process([sys.executable, str(tmp_path / f"{name}.py")], environ))
+        for name, program in programs.items():
+            daemon.wait_for_line(f"registered service={name} .*url=http://127.0.0.1:0 ")
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 0
+            daemon.wait_for_line(f"deregistered service={name} ")
+
+
+def test_the_script_and_the_discovery_find_who_is_up(daemon: RunningDaemon, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(block("The client", "python", 4))
+    (tmp_path / "discovery.py").write_text(block("The client", "python", 5))
+    alone = run(f"python {tmp_path}/discovery.py", REGISTRY_URL=daemon.url)
+    assert (alone.stdout, alone.stderr) == ("no instance of 'users' is up; the registry was heard 0 s ago\n", "")
+
+    daemon.register(base_url="http://10.0.0.5:8000")
+    found = run(f"python {tmp_path}/script.py", REGISTRY_URL=daemon.url)
+    assert (found.stdout, found.stderr) == ("users is at http://10.0.0.5:8000\n", "")
+    daemon.wait_for_line("deregistered service=jobs ")
+    found = run(f"python {tmp_path}/discovery.py", REGISTRY_URL=daemon.url)
+    assert found.stderr == ""
+    assert found.stdout.splitlines()[2:] == [
+        "the one with the least to do is http://10.0.0.5:8000",
+        "1 are up, as was so 0 s ago",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git tells what a clone has, and is not installed")
