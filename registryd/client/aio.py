@@ -19,6 +19,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.tcpclient import TCPClient
+from tornado.util import TimeoutError as TornadoTimeout
 
 from registryd.client.answers import NO_ANSWER, SILENCE, TIMEOUT, no_events, parsed, split, target_of, unreachable
 from registryd.client.choices import Policy
@@ -370,9 +371,8 @@ class Watch(HTTPMessageDelegate):
     async def run(self) -> None:
         """Feeds the copy until the stream ends. Raises RegistryUnreachable, Refused, BadSetting."""
         try:
-            async with asyncio.timeout(TIMEOUT):
-                self._stream = await self._connect()
-        except (*NO_ANSWER, StreamClosedError) as error:
+            self._stream = await self._connect()
+        except (*NO_ANSWER, StreamClosedError, TornadoTimeout) as error:
             raise unreachable(self._url, error) from error
         try:
             await self._read()
@@ -391,9 +391,8 @@ class Watch(HTTPMessageDelegate):
         parts = split(self._url)
         is_tls = parts.scheme == "https"
         port = parts.port or (443 if is_tls else 80)
-        return await TCPClient().connect(
-            parts.hostname or "", port, ssl_options=self._registries.tls if is_tls else None
-        )
+        tls = self._registries.tls if is_tls else None
+        return await TCPClient().connect(parts.hostname or "", port, ssl_options=tls, timeout=TIMEOUT)
 
     async def _read(self) -> None:
         service, last_index = self._copy.service_name, self._copy.resume_from(self._url)

@@ -106,7 +106,8 @@ class Heartbeats:
             with self._changed:
                 self.crew.answered(call, status, body, self._clock())
         except RegistrationRefused as error:
-            self.crew.refused(call, error)
+            with self._changed:
+                self.crew.refused(call, error)
         except NO_ANSWER as error:
             with self._changed:
                 self.crew.failed(call, error, self._clock())
@@ -126,7 +127,8 @@ class Registration:
     def __init__(self, session: Session, heartbeats: Heartbeats) -> None:
         self._session = session
         self._heartbeats = heartbeats
-        self._is_going_on = False
+        #: The process that sends the heartbeats: none of its children may end what is its own.
+        self._pid = 0
 
     @property
     def instance_id(self) -> str:
@@ -149,12 +151,12 @@ class Registration:
             self._heartbeats.farewell(self._session)
             raise
         self._heartbeats.join(self._session)
-        self._is_going_on = True
+        self._pid = os.getpid()
 
     def stop(self) -> None:
         """Stops the heartbeats and deregisters. Never fails: where the registry cannot be reached, the lease ends."""
-        if self._is_going_on:
-            self._is_going_on = False
+        if self._pid == os.getpid():
+            self._pid = 0
             self._heartbeats.leave(self._session)
             if self._session.phase is not Phase.TAKEN_OVER:
                 self._heartbeats.farewell(self._session)
@@ -243,6 +245,9 @@ class Discovery(LocalCopy):
     def start(self) -> None:
         """Begins to watch, and waits for the first answer: where no registry can be reached it returns all the same,
         after three seconds for each at most, and the background keeps trying. Raises TokenRefused, BadSetting."""
+        self._stopping.clear()
+        self._tried.clear()
+        self._refusal = None
         name = f"registryd discovery {self.service_name}"
         self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
         self._thread.start()

@@ -1,6 +1,7 @@
 """What both shells must do, each against something that answers as a test has it answer."""
 
 import json
+import socket
 import threading
 
 import pytest
@@ -172,6 +173,20 @@ def test_a_registry_that_has_fallen_silent_is_asked_again(
     with expect_log(text), shell.discovery("users") as users:
         registry.scripted.wait_for(lambda asked: asked.headers.get("last-event-id") == "7")
         assert users.instances[0].instance_id == "a"
+
+
+def test_one_that_takes_connections_and_says_nothing_holds_nobody_up(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    for name in ("aio.TIMEOUT", "http.TIMEOUT", "aio.LOOK_UP", "http.LOOK_UP"):
+        monkeypatch.setattr(f"registryd.client.{name}", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("REGISTRY_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with (
+            expect_log(r"no answer from the registry at .*: not a word for 0\.05 s"),
+            shell.discovery("users") as users,
+        ):
+            assert not users.is_known
 
 
 @pytest.mark.parametrize(

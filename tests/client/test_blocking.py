@@ -1,0 +1,71 @@
+"""What the blocking shell has of its own: see test_shells.py for what both must do."""
+
+import atexit
+import subprocess
+import sys
+import threading
+
+import pytest
+from scripted import Scripted, StartScripted, answered
+
+from registryd.client.blocking import Discovery, _current, deregister_service, register_service, registered
+
+
+@pytest.fixture
+def registry(start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    registry = start_scripted(lambda asked: answered({"ttl": 30.0, "generation": 1}))
+    monkeypatch.setenv("REGISTRY_URL", registry.url)
+    return registry
+
+
+def asked(registry: Scripted) -> list[str]:
+    return [f"{one.method} {one.path.split('/')[1]}" for one in registry.asked]
+
+
+def test_the_names_of_the_asyncio_shell_are_here_too(registry: Scripted) -> None:
+    register_service("users", "http://h:1")
+    register_service("timelines", "http://h:2", instance_id="timelines-1", tags=("a",))
+    assert len(_current) == 2
+    deregister_service()
+    deregister_service()
+
+    assert asked(registry) == ["POST register"] * 2 + ["DELETE deregister"] * 2
+    assert not _current
+    atexit.unregister(deregister_service)
+
+
+def test_a_program_that_ends_is_taken_off_the_list(registry: Scripted) -> None:
+    program = "from registryd.client.blocking import register_service; register_service('users', 'http://h:1')"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+    assert asked(registry) == ["POST register", "DELETE deregister"]
+
+
+def test_a_child_that_ends_takes_nothing_off_the_list(registry: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    registration = register_service("users", "http://h:1")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: 1)
+        registration.stop()
+    assert asked(registry) == ["POST register"]
+    deregister_service()
+    assert asked(registry) == ["POST register", "DELETE deregister"]
+
+
+def test_no_thread_is_left_after_the_end(registry: Scripted) -> None:
+    before = set(threading.enumerate())
+    with registered("users", "http://h:1"):
+        (beating,) = (thread for thread in set(threading.enumerate()) - before if "heartbeats" in thread.name)
+    beating.join(5)
+    assert not beating.is_alive()
+
+
+def test_a_discovery_may_be_started_again(start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b'event: snapshot\nid: 7\ndata: {"instances":[]}\n\n'
+    registry = start_scripted(lambda asked: (200, "text/event-stream", [said]))
+    monkeypatch.setenv("REGISTRY_URL", registry.url)
+    users = Discovery("users")
+    for _ in range(2):
+        with users:
+            assert users.is_open
+        assert not users.is_open
+    assert len(registry.asked) == 2
