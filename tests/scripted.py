@@ -71,6 +71,7 @@ class Scripted:
         return next(filter(is_it, self.asked))
 
     def close(self) -> None:
+        """May be called twice."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -372,12 +372,12 @@ class Watch(HTTPMessageDelegate):
         """Feeds the copy until the stream ends. Raises RegistryUnreachable, Refused, BadSetting."""
         try:
             self._stream = await self._connect()
+            try:
+                await self._read()
+            finally:
+                self._stream.close()
         except (*NO_ANSWER, StreamClosedError, TornadoTimeout) as error:
             raise unreachable(self._url, error) from error
-        try:
-            await self._read()
-        finally:
-            self._stream.close()
         if self._trouble is not None:
             raise self._trouble
         if self._other is not None:
@@ -420,7 +420,7 @@ class Watch(HTTPMessageDelegate):
             await asyncio.wait({reading})
             error = reading.exception()
         if error is not None and self._trouble is None:
-            raise unreachable(self._url, error)
+            raise error
 
     def _give_up(self, trouble: RegistrydError) -> None:
         self._trouble = trouble

@@ -172,7 +172,7 @@ class LocalCopy:
             return self._failures >= PATIENCE or not self.is_known
 
     def _take(self, event: Event, heard_at: float) -> bool:
-        """Gives back whether the instances have changed. Raises ValueError."""
+        """Gives back whether the instances may have changed. Raises ValueError."""
         is_first, self._is_begun = not self._is_begun, True
         if event.kind == "snapshot":
             self._take_snapshot(event)
@@ -185,7 +185,7 @@ class LocalCopy:
             self._has_caught_up = self._is_current() or (not is_first and self._index is not None)
             if self._has_caught_up:
                 self._hear(self._asked_at if is_first else heard_at)
-            return False
+            return is_first  # as time goes on for those who are kept for a while
         has_changed = self._change(event)
         self._index = event.index if event.index is not None else self._index
         self._has_caught_up = self._has_caught_up or self._is_current()
@@ -246,11 +246,12 @@ class LocalCopy:
 
     def _rebuild(self) -> None:
         now = self._clock()
-        if self._is_open and self._is_begun:  # while the registry is away everything stays
+        is_told = self._is_open and self._is_begun  # while the registry is away everything stays
+        if is_told:
             for name in [name for name, until in self._kept_until.items() if until <= now]:
                 del self._kept_until[name], self._known[name]
         self._failing_until = {name: until for name, until in self._failing_until.items() if until > now}
-        ends = [*self._failing_until.values(), *(self._kept_until.values() if self._is_open else ())]
+        ends = [*self._failing_until.values(), *(self._kept_until.values() if is_told else ())]
         self._instances = tuple(one for one in self._known.values() if one.status == "up")
         self._among = among = candidates(self._instances, self._failing_until, self._zone)
         self._pending.change(among)

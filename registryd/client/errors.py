@@ -62,7 +62,7 @@ class NoInstances(RegistrydError):
     code = "no_instances"
 
 
-class BadSetting(RegistrydError, ValueError):
+class BadSetting(RegistrydError):
     """An environment variable cannot be used."""
 
     code = "bad_setting"

@@ -20,13 +20,15 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
 from registryd.client.answers import NO_ANSWER, SILENCE, TIMEOUT, no_events, parsed, split, target_of, unreachable
-from registryd.client.errors import NotARegistry, Refused, RegistryUnreachable
+from registryd.client.errors import Refused, RegistryUnreachable
 from registryd.client.events import Event, Parser
 from registryd.client.registries import Registries
+
+T = TypeVar("T")
 
 #: Bytes of an answer beyond which this is no registry.
 MOST_BYTES = 1024 * 1024 * 1024
@@ -42,24 +44,34 @@ class Client:
 
     def __init__(self, registries: Registries | None = None) -> None:
         self.registries = registries or Registries.of(os.environ)
+        #: The registry that was watched last.
+        self._watched: str | None = None
 
     def call(self, method: str, path: str, body: object = None, *, timeout: float = TIMEOUT) -> Any:
         """What the registry answers, read as JSON. `path` has its query in it, parts percent-encoded; `body` is sent as
         JSON; `timeout` is the longest silence in seconds (more than its `wait`, for a call that waits).
 
-        Registries are tried in turn; where none does it, raises what came of the last: RegistryUnreachable (and its
-        kind NotARegistry), or Refused, whose `status` and `code` say why (TokenRefused for 401 and 403). What another
-        registry would refuse as well is raised at once. Raises BadSetting where the environment cannot be used."""
+        Registries are tried in turn. Where none does it, raises the first Refused, whose `status` and `code` say why
+        (TokenRefused for 401 and 403), or RegistryUnreachable (and its kind NotARegistry) with what came of each. What
+        another registry would refuse as well is raised at once. Raises BadSetting where the environment cannot be
+        used."""
         sent = None if body is None else json.dumps(body).encode()
+
+        def ask(url: str) -> Any:
+            return parsed(url, *self.send(method, url + path, sent, timeout=timeout))
+
+        return self._first_of(ask)
+
+    def _first_of(self, ask: Callable[[str], T]) -> T:
+        """What the first registry gives of which there is an answer."""
         troubles: list[RegistryUnreachable | Refused] = []
         for _ in range(len(self.registries)):
             url = self.registries.url
             try:
-                status, answer = self.send(method, url + path, sent, timeout=timeout)
-                return parsed(url, status, answer)
+                return ask(url)
             except NO_ANSWER as error:
                 troubles.append(unreachable(url, error))
-            except NotARegistry as error:
+            except RegistryUnreachable as error:
                 troubles.append(error)
             except Refused as error:
                 if error.status not in _NOT_NOW:
@@ -69,7 +81,7 @@ class Client:
         refused = next((trouble for trouble in troubles if isinstance(trouble, Refused)), None)
         if refused is not None or len(troubles) == 1:
             raise refused or troubles[0]
-        raise RegistryUnreachable("; ".join(str(trouble) for trouble in troubles))
+        raise RegistryUnreachable("; ".join(map(str, troubles)))
 
     def send(self, method: str, url: str, body: bytes | None, *, timeout: float) -> tuple[int, bytes]:
         """One request, on a connection of its own: the status and body of its answer. Raises NO_ANSWER, BadSetting."""
@@ -85,22 +97,17 @@ class Client:
         self, services: Sequence[str] = (), last_index: int | None = None, *, silence: float = SILENCE
     ) -> Iterator[Event]:
         """The events of some services (none: all), comments included, until the stream ends: which it does when the
-        registry stops, so come again then, with the last index, to go on without loss, or start anew where it cannot be
-        told whether this is the same registry. Raises as `call` does, and RegistryUnreachable after `silence` seconds
-        without a word."""
-        troubles: list[RegistryUnreachable] = []
-        for _ in range(len(self.registries)):
-            url = self.registries.url
-            try:
-                stream = self.open(services, last_index, silence=silence)
-            except RegistryUnreachable as error:
-                troubles.append(error)
-                self.registries.leave(url)
-                continue
-            with contextlib.closing(stream):
-                yield from stream
-                return
-        raise troubles[0] if len(troubles) == 1 else RegistryUnreachable("; ".join(map(str, troubles)))
+        registry stops, so come again then, with the index of the last event, to go on without loss. Another registry
+        than the last time knows nothing of that index, and begins with a snapshot. Raises as `call` does, and
+        RegistryUnreachable after `silence` seconds without a word."""
+
+        def ask(url: str) -> Stream:
+            return self.open(services, last_index if url == self._watched else None, silence=silence)
+
+        self._watched = self._watched or self.registries.url
+        with contextlib.closing(self._first_of(ask)) as stream:
+            self._watched = stream.url
+            yield from stream
 
     def open(
         self,

@@ -249,6 +249,18 @@ def test_while_it_is_away_again_nothing_runs_out(watched: Watched, clock: Manual
     assert watched.names == ["a", "b", "c"]
 
 
+def test_those_who_are_kept_run_out_when_a_stream_goes_on(watched: Watched, clock: ManualClock) -> None:
+    watched.copy.ended()
+    watched.open(index=1000)
+    watched.snapshot(instance("d"), index=1000)
+    watched.copy.ended()
+    clock.advance(100)
+    watched.open(index=1000)
+    assert set(watched.names) == {"a", "b", "c", "d"}
+    watched.send(b": resumed\n\n")
+    assert watched.names == ["d"]
+
+
 def test_what_a_registry_that_remembers_does_not_have_is_gone(watched: Watched, clock: ManualClock) -> None:
     watched.copy.ended()
     clock.advance(60)

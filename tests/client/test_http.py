@@ -2,11 +2,13 @@
 
 import socket
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trustme
 from scripted import Asked, StartScripted, answered, problem
+from support import ManualClock
 
 from registryd.client.errors import (
     BadSetting,
@@ -16,7 +18,7 @@ from registryd.client.errors import (
     RegistryUnreachable,
     TokenRefused,
 )
-from registryd.client.http import Client
+from registryd.client.http import Client, Wire
 from registryd.client.registries import Registries
 
 NOBODY = "http://127.0.0.1:1"
@@ -156,3 +158,37 @@ def test_a_watch_that_is_refused_is_raised(
     assert type(caught.value) is kind
     asked: Asked = registry.asked[0]
     assert (asked.path, asked.headers["last-event-id"]) == ("/watch?service=users&service=a+b", "7")
+
+
+def test_another_registry_is_not_told_an_index_that_means_nothing_there(start_scripted: StartScripted) -> None:
+    said = 200, "text/event-stream", b'event: snapshot\nid: 7\ndata: {"instances":[]}\n\n'
+    first, second = start_scripted(lambda asked: said), start_scripted(lambda asked: said)
+    both = client(first.url, second.url)
+    for _ in range(2):
+        assert [event.index for event in both.watch(["users"], 7)] == [7]
+    first.close()
+    assert [event.index for event in both.watch(["users"], 7)] == [7]
+    assert [event.index for event in both.watch(["users"], 7)] == [7]
+
+    assert [asked.headers.get("last-event-id") for asked in first.asked + second.asked] == ["7", "7", None, "7"]
+
+
+def test_a_watch_goes_to_the_next_where_one_cannot_now(start_scripted: StartScripted) -> None:
+    said = 200, "text/event-stream", b": still here\n\n"
+    first, second = start_scripted(lambda asked: problem(503, "recovering")), start_scripted(lambda asked: said)
+    assert [event.kind for event in client(first.url, second.url).watch()] == [""]
+
+
+def test_what_had_come_while_nobody_looked_is_no_newer_than_the_last_look() -> None:
+    clock = ManualClock()
+    ours, theirs = socket.socketpair()
+    with theirs, closing(Wire(ours, clock.now, clock.now())) as wire:
+        theirs.sendall(b": still here\n\n")
+        clock.advance(60)  # as where the process is stopped
+        buffer = bytearray(100)
+        assert wire.readinto(buffer) == 14
+        assert wire.heard_at == 1000
+        clock.advance(5)
+        threading.Timer(0.05, theirs.sendall, [b": still here\n\n"]).start()
+        assert wire.readinto(buffer) == 14
+        assert wire.heard_at == 1065, "it was looked for then, and had not come"

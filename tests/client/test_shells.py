@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 from conftest import ExpectLog
@@ -10,6 +11,7 @@ from scripted import Answer, Asked, StartScripted, answered, problem
 from shells import Shell, until
 
 from registryd.client.errors import (
+    BadSetting,
     NoInstances,
     NotARegistry,
     RegistrationRefused,
@@ -110,6 +112,15 @@ def test_a_registration_that_is_refused_is_raised(
 
     assert isinstance(caught.value, RegistrationRefused)
     assert registry.paths("DELETE") == []
+
+
+def test_a_setting_that_cannot_be_used_is_raised(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REGISTRY_URL", "https://127.0.0.1:1")
+    monkeypatch.setenv("REGISTRY_CA", str(tmp_path / "none"))
+    with pytest.raises(BadSetting, match=r"; set REGISTRY_CA$"), shell.registered("users", "http://h:1"):
+        pass
+    with pytest.raises(BadSetting, match=r"; set REGISTRY_CA$"), shell.discovery("users"):
+        pass
 
 
 def test_a_block_that_fails_is_deregistered_as_well(shell: Shell, registry: Registry) -> None:
