@@ -4,12 +4,13 @@ choose takes well under a microsecond, however many there are. Knows no clock an
 
 import random
 from bisect import bisect, bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import accumulate, chain, cycle
 from typing import Any, Literal
+from zlib import crc32
 
 #: How to choose where no key is given: each in turn; by chance, in proportion to the weights; the one at which least is
 #: under way.
@@ -111,7 +112,8 @@ class Ring:
     def find(self, key: str) -> Instance:
         """The instance of a key; of none, raises IndexError."""
         points, owners = self._table
-        at = bisect_right(points, int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big"))
+        # Where a key lies must be the same everywhere, and spread: for that a CRC is enough, and ten times as fast.
+        at = bisect_right(points, crc32(key.encode()) << 32)
         return owners[at if at < len(owners) else 0]
 
 
@@ -128,16 +130,15 @@ class Pending:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        #: Those among whom to choose, by how much is under way there. No entry is empty.
-        self._levels: dict[int, OrderedDict[str, Instance]] = {}
+        #: Those among whom to choose, by how much is under way there.
+        self._levels: defaultdict[int, OrderedDict[str, Instance]] = defaultdict(OrderedDict)
         self._lowest = 0
 
     def change(self, among: Iterable[Instance]) -> None:
         """Has it choose among these."""
-        self._levels = {}
+        self._levels.clear()
         for one in among:
-            count = self._counts.get(one.instance_id, 0)
-            self._levels.setdefault(count, OrderedDict())[one.instance_id] = one
+            self._levels[self._counts.get(one.instance_id, 0)][one.instance_id] = one
         self._lowest = min(self._levels, default=0)
 
     def count(self, instance: Instance) -> int:
@@ -145,7 +146,7 @@ class Pending:
         return self._counts.get(instance.instance_id, 0)
 
     def least(self) -> Instance:
-        """The one with the least; of none, raises KeyError."""
+        """The one with the least; of none, raises StopIteration."""
         level = self._levels[self._lowest]
         instance_id = next(iter(level))
         level.move_to_end(instance_id)
@@ -166,16 +167,9 @@ class Pending:
             self._counts[instance_id] = after
         else:
             self._counts.pop(instance_id, None)
-        levels = self._levels
-        level = levels.get(before)
-        if level is None or instance_id not in level:  # it is not among them (any more)
+        one = self._levels[before].pop(instance_id, None)
+        if one is None:  # it is not among them (any more)
             return
-        one = level.pop(instance_id)
-        if not level:
-            del levels[before]
-        if after in levels:
-            levels[after][instance_id] = one
-        else:
-            levels[after] = OrderedDict({instance_id: one})
-        if after < self._lowest or self._lowest not in levels:
+        self._levels[after][instance_id] = one
+        if after < self._lowest or not self._levels[self._lowest]:
             self._lowest = after

@@ -11,9 +11,10 @@ import pytest
 from conftest import Api, ExpectLog
 from raw import Served
 from support import ManualClock, RecordingStore, up
+from tornado.httputil import HTTPHeaders, ResponseStartLine
 
 from registryd.client import RegistrationRefused, deregister_service, register_service
-from registryd.client.aio import Heartbeats, Registration, _current
+from registryd.client.aio import Discovery, Heartbeats, Registration, Watch, _current
 from registryd.client.registries import DEFAULT_URL, Registries, registry_urls
 from registryd.client.session import Session
 from registryd.core.model import Deregister, Register
@@ -395,3 +396,17 @@ async def test_a_registry_url_that_is_none_is_said_and_is_no_crash(pace: Pace, e
         await registration.start()
         await pace.go()
     await registration.stop()
+
+
+async def test_what_may_have_come_before_the_loop_was_held_up_is_no_newer_than_that() -> None:
+    clock = ManualClock()
+    users = Discovery("users", clock=clock.now)
+    watch = Watch(users, Registries(), clock.now, asyncio.get_running_loop().create_future())
+    headers = HTTPHeaders({"Content-Type": "text/event-stream; charset=utf-8", "Registry-Index": "7"})
+    watch.headers_received(ResponseStartLine("HTTP/1.1", 200, "OK"), headers)
+    watch.data_received(b'event: snapshot\nid: 7\ndata: {"instances":[]}\n\n')
+    watch._looked_up = (1001.0, 1001.5)
+    clock.advance(60)  # as where the process is stopped
+    watch.data_received(b": still here\n\n")
+
+    assert users.age == 59

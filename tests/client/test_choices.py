@@ -148,7 +148,7 @@ def test_what_is_under_way_counts_on_over_changes_of_the_list() -> None:
     pending.end(a)
     pending.change([a, b])
     assert pending.least() is a
-    with pytest.raises(KeyError):
+    with pytest.raises(StopIteration):
         Pending().least()
 
 
