@@ -6,8 +6,8 @@ seconds. The first request of each, and its farewell, it sends beside these. Wha
 
 A heartbeat for many (`POST /heartbeats`) carries no generations, so it would not tell that another process has taken
 over an instance_id, and would keep the other's lease alive. A UUID of ours nobody else can have. An id that the caller
-has chosen gets a heartbeat of its own, with its generation, every third time: so whoever is taken over learns of it
-within one ttl, after which nothing of him is left.
+has chosen gets a heartbeat of its own, with its generation, every third time: so within some one ttl whoever is taken
+over learns of it, and leaves the other's lease alone.
 """
 
 import json
