@@ -320,6 +320,7 @@ class Discovery(LocalCopy):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+            self.ended()
 
     async def _follow(self, first_try: asyncio.Future[None]) -> None:
         tries = 0

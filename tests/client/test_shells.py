@@ -172,6 +172,16 @@ def test_what_is_known_is_kept_while_the_registry_recovers_and_the_watch_goes_on
     assert [asked.headers.get("last-event-id") for asked in registry.scripted.asked] == [None, "7", "7"]
 
 
+def test_after_its_end_a_copy_is_as_it_was_and_grows_old(shell: Shell, registry: Registry) -> None:
+    registry.answers["watch"] = [stream("a")]
+    with shell.discovery("users") as users:
+        assert users.is_open
+        age = users.age
+    assert not users.is_open
+    assert users.pick().instance_id == "a"
+    until(lambda: users.age > age)
+
+
 def test_a_registry_that_has_fallen_silent_is_asked_again(
     shell: Shell, registry: Registry, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
 ) -> None:
