@@ -143,15 +143,16 @@ class Registration:
     def start(self) -> None:
         """Registers and goes on to send heartbeats in the background. Where the registry cannot be reached it
         returns all the same, and the background keeps trying. Raises RegistrationRefused."""
+        self._pid = os.getpid()
         try:
             self._heartbeats.first(self._session)
+            self._heartbeats.join(self._session)
         except RegistrydError:
+            self._pid = 0
             raise
-        except BaseException:  # interrupted: it may have arrived
-            self._heartbeats.farewell(self._session)
+        except BaseException:  # interrupted, as by an exit in a signal's handler: it may have arrived
+            self.stop()
             raise
-        self._heartbeats.join(self._session)
-        self._pid = os.getpid()
 
     def stop(self) -> None:
         """Stops the heartbeats and deregisters. Never fails: where the registry cannot be reached, the lease ends."""
@@ -172,10 +173,15 @@ def register_service(service_name: str, base_url: str, **about: Unpack[About]) -
     """Registers this program as an instance of `service_name` that is reached at `base_url`, and keeps it registered:
     see `registryd.client.register_service`. It is taken off the list again by `deregister_service`, and where the
     interpreter ends in order."""
-    registration = _start(service_name, base_url, about)
+    registration = _make(service_name, base_url, about)
     if not _current:
         atexit.register(deregister_service)
     _current.append(registration)
+    try:
+        registration.start()
+    except BaseException:
+        _current.remove(registration)
+        raise
     return registration
 
 
@@ -189,14 +195,15 @@ def deregister_service() -> None:
 @contextlib.contextmanager
 def registered(service_name: str, base_url: str, **about: Unpack[About]) -> Iterator[Registration]:
     """Is registered as long as the block of its `with` lasts: see `register_service`."""
-    registration = _start(service_name, base_url, about)
+    registration = _make(service_name, base_url, about)
     try:
+        registration.start()
         yield registration
     finally:
         registration.stop()
 
 
-def _start(service_name: str, base_url: str, about: About) -> Registration:
+def _make(service_name: str, base_url: str, about: About) -> Registration:
     registries = Registries.of(os.environ)
     with _starting:
         key = (os.getpid(), registries.identity)
@@ -204,9 +211,7 @@ def _start(service_name: str, base_url: str, about: About) -> Registration:
         if heartbeats is None:
             heartbeats = _heartbeats[key] = Heartbeats(registries)
     instance = {"service_name": service_name, "base_url": base_url, **about}
-    registration = Registration(Session(heartbeats.crew.registries, instance, new_dice()), heartbeats)
-    registration.start()
-    return registration
+    return Registration(Session(heartbeats.crew.registries, instance, new_dice()), heartbeats)
 
 
 class Discovery(LocalCopy):

@@ -4,6 +4,7 @@ import atexit
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 from scripted import Scripted, StartScripted, answered
@@ -49,6 +50,20 @@ def test_a_child_that_ends_takes_nothing_off_the_list(registry: Scripted, monkey
     assert asked(registry) == ["POST register"]
     deregister_service()
     assert asked(registry) == ["POST register", "DELETE deregister"]
+
+
+@pytest.mark.parametrize("begin", [register_service, lambda *to: registered(*to).__enter__()], ids=["call", "block"])
+def test_an_exit_while_it_registers_leaves_nothing_behind(
+    registry: Scripted, monkeypatch: pytest.MonkeyPatch, begin: Callable[[str, str], object]
+) -> None:
+    def exit_now(*_: object) -> None:
+        raise SystemExit  # as a signal's handler does, wherever the program is
+
+    monkeypatch.setattr("registryd.client.blocking.Heartbeats.join", exit_now)
+    with pytest.raises(SystemExit):
+        begin("users", "http://h:1")
+    assert asked(registry) == ["POST register", "DELETE deregister"]
+    assert not _current
 
 
 def test_no_thread_is_left_after_the_end(registry: Scripted) -> None:
