@@ -222,7 +222,8 @@ async def register_service(service_name: str, base_url: str, **about: Unpack[Abo
     Raises RegistrationRefused where the registry says that the registration itself is wrong (a bad name, say), or that
     the token does not allow it (then it is a TokenRefused too); BadSetting where the environment cannot be used.
     """
-    registration = await _start(service_name, base_url, about)
+    registration = _make(service_name, base_url, about)
+    await registration.start()
     _current.append(registration)
     return registration
 
@@ -239,8 +240,9 @@ async def deregister_service() -> None:
 @asynccontextmanager
 async def registered(service_name: str, base_url: str, **about: Unpack[About]) -> AsyncIterator[Registration]:
     """Is registered as long as the block of its `async with` lasts: see `register_service`."""
-    registration = await _start(service_name, base_url, about)
+    registration = _make(service_name, base_url, about)
     try:
+        await registration.start()
         yield registration
     finally:
         await registration.stop()
@@ -260,7 +262,7 @@ def lifespan(
     return run
 
 
-async def _start(service_name: str, base_url: str, about: About) -> Registration:
+def _make(service_name: str, base_url: str, about: About) -> Registration:
     registries = Registries.of(os.environ)
     key = (asyncio.get_running_loop(), registries.identity)
     heartbeats = _heartbeats.get(key)
@@ -268,9 +270,7 @@ async def _start(service_name: str, base_url: str, about: About) -> Registration
         heartbeats = _heartbeats[key] = Heartbeats(registries)
     instance = {"service_name": service_name, "base_url": base_url, **about}
     session = Session(heartbeats.crew.registries, instance, new_dice())
-    registration = Registration(session, heartbeats)
-    await registration.start()
-    return registration
+    return Registration(session, heartbeats)
 
 
 class Discovery(LocalCopy):

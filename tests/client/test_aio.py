@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from conftest import Api, ExpectLog
 from raw import Served
+from scripted import Answer, Asked, StartScripted, answered
 from support import ManualClock, RecordingStore, up
 from tornado.httputil import HTTPHeaders, ResponseStartLine
 
 from registryd.client import RegistrationRefused, deregister_service, register_service
-from registryd.client.aio import Discovery, Heartbeats, Registration, Watch, _current
+from registryd.client.aio import Discovery, Heartbeats, Registration, Watch, _current, registered
 from registryd.client.registries import DEFAULT_URL, Registries, registry_urls
 from registryd.client.session import Session
 from registryd.core.model import Deregister, Register
@@ -203,6 +204,30 @@ async def test_whoever_is_cancelled_while_it_registers_leaves_nothing_behind(
     assert up(registry, "users") == []
     assert [change.kind for change in store.changes] == ["registered", "deregistered"]
     assert not [task for task in asyncio.all_tasks() - before if "registryd" in task.get_name()]
+
+
+def test_a_program_that_ends_while_it_registers_waits_until_it_is_taken_off(
+    start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending: list[asyncio.Task[None]] = []
+
+    def answer(asked: Asked) -> Answer:
+        if asked.method == "POST":
+            ending[0].get_loop().call_soon_threadsafe(ending[0].cancel)
+        return answered({"ttl": 30.0, "generation": 1})
+
+    async def main() -> None:
+        ending.append(asyncio.ensure_future(block()))
+        await asyncio.wait(ending)
+
+    async def block() -> None:
+        async with registered("users", "http://h:1"):
+            await asyncio.Event().wait()
+
+    registry = start_scripted(answer)
+    monkeypatch.setenv("REGISTRY_URL", registry.url)
+    asyncio.run(main())
+    assert [asked.method for asked in registry.asked] == ["POST", "DELETE"]
 
 
 async def test_a_stop_while_a_heartbeat_is_on_its_way_waits_for_it(
