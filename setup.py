@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["registryd", "registryd.*"]),
     package_data={"registryd": ["py.typed"]},
-    install_requires=["tornado>=6.5", "msgspec>=0.19"],
+    install_requires=["tornado>=6.5", "msgspec>=0.19", "prometheus-client>=0.22"],
     extras_require={
         "speed": ["httptools>=0.6.4", "uvloop>=0.21"],
         "test": [

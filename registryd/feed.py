@@ -13,10 +13,11 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from registryd.core.errors import LimitReached
 from registryd.core.limits import flag_of
-from registryd.core.model import Change, bulk
+from registryd.core.model import Change, ChangeKind, bulk
 
 Subscriber = Callable[[Change], None]
 
@@ -28,6 +29,15 @@ KEPT_BULK = 64 * 1024 * 1024
 SLICE = 50
 #: Services whose index is kept after they are gone.
 KEPT_SERVICES = 100_000
+
+
+class Kept(NamedTuple):
+    """How many changes are kept, and bytes of their metadata and tags; each with how many may be."""
+
+    changes: int
+    most_changes: int
+    bulk: int
+    most_bulk: int
 
 
 class Watcher:
@@ -75,6 +85,8 @@ class Feed:
         self._changes_of: dict[str, deque[Change]] = {}
         self._subscribers: list[Subscriber] = []
         self.most_watchers = most_watchers
+        #: How many changes of each kind there were.
+        self.published: dict[ChangeKind, int] = {"registered": 0, "updated": 0, "deregistered": 0, "expired": 0}
         #: How many are waiting or watching.
         self.watchers = 0
         #: Who waits for the next change, and who watches all of them, by service; None: any. No entry is empty.
@@ -98,6 +110,7 @@ class Feed:
         for change in changes:
             assert change.index > self.index, "the index never goes back"
             self.index = change.index
+            self.published[change.kind] += 1
             self._keep(change)
             for subscriber in self._subscribers:
                 subscriber(change)
@@ -158,6 +171,11 @@ class Feed:
         waiting.discard(future)
         if not waiting:
             self._waiting.pop(service_name, None)
+
+    @property
+    def kept(self) -> Kept:
+        """The latest changes, which are there for watchers who are behind."""
+        return Kept(len(self._changes), self._kept_changes, self._bulk, KEPT_BULK)
 
     def knows_since(self, services: Iterable[str | None], index: int) -> bool:
         """Whether all that has happened to these services since `index` is still here."""

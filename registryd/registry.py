@@ -33,6 +33,7 @@ from registryd.core.model import (
     Register,
     Resume,
     SetOverride,
+    Status,
     Update,
 )
 from registryd.core.past import REMEMBERED_SECONDS
@@ -306,13 +307,19 @@ class Registry:
         """How many of a service's instances fit a choice, whatever its limit."""
         return sum(map(choice.fits, self._leases_of(service_name)))
 
-    def snapshot(self, service_names: Iterable[str]) -> list[Lease]:
-        """The leases of all instances of these services, or of all, for a watcher, whatever their status."""
+    def snapshot(
+        self, service_names: Iterable[str], choice: Choice | None = None, *, hand_out: bool = True
+    ) -> list[Lease]:
+        """The leases of all instances of these services (none: of all), whatever their status: of those that fit a
+        choice, where there is one."""
         now = self._settle()
         names = list(dict.fromkeys(service_names))
         there = (lease for name in names for lease in self._state.leases(name)) if names else self._state.all_leases()
         leases = [lease for lease in there if lease.expires_at > now or not self._state.has_ended(lease, now)]
-        self._hand_out(lease for lease in leases if lease.status == "up")
+        if choice is not None:
+            leases = [lease for lease in leases if choice.fits(lease)]
+        if hand_out:
+            self._hand_out(lease for lease in leases if lease.status == "up")
         return leases
 
     def services(self) -> dict[str, ServiceCount]:
@@ -337,6 +344,16 @@ class Registry:
             services = len(self._state.services(ended))
             instances, expired = instances - len(ended), expired + len(ended)
         return Tally(services, instances, self.feed.watchers, self._state.restored_count(), self._renewed, expired)
+
+    def statuses(self) -> dict[Status, int]:
+        """How many instances have each status."""
+        now = self._settle()
+        return self._state.statuses(self._state.ended_leases(now) if self.is_behind else ())
+
+    @property
+    def bulk(self) -> int:
+        """Bytes of metadata, tags and long URLs of all instances."""
+        return self._state.bulk
 
     @property
     def suspect_share(self) -> float:

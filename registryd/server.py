@@ -16,12 +16,12 @@ from typing import Any, Protocol
 from tornado.web import Application
 
 from registryd import __version__
-from registryd.api import openapi, v1, watch
-from registryd.api.base import UNREAD_TIMEOUT, UnknownPathHandler
-from registryd.api.context import Context, Daemon, UnderWay
+from registryd.api import metrics, openapi, sd, v1, watch
+from registryd.api.base import UNREAD_TIMEOUT, Handler, UnknownPathHandler, named
+from registryd.api.context import Context, Daemon, UnderWay, Vitals
 from registryd.api.hosts import Hosts
 from registryd.api.hot import HotCalls
-from registryd.api.intake import BODY_TIMEOUT, IDLE_TIMEOUT, PATIENCE, Intake, IntakeServer, refuse
+from registryd.api.intake import BODY_TIMEOUT, IDLE_TIMEOUT, PATIENCE, Intake, IntakeServer, refuse, refuse_counted
 from registryd.api.reader import Reader
 from registryd.api.watch import Broadcast
 from registryd.auth import Access, BadAuthFile, Callers, read
@@ -236,11 +236,26 @@ class Server:
             connections_refused=lambda: self._acceptor.refused,
             reasons=self._reasons,
             unready=self._unready,
+            vitals=self._vitals(),
         )
 
     def _hears(self) -> bool:
         """Whether everyone can be heard. To be asked at each beat."""
         return self._acceptor.hears() and self._context.overload.hears()
+
+    def _vitals(self) -> Vitals:
+        writes = self._store.writes
+        vitals = Vitals(
+            http_kind=self._http_kind,
+            connections=lambda: len(self._http),
+            lag=self._sweeper.lag,
+            watchers_cut_off=lambda: self._broadcast.cut_off,
+            entries_lost=lambda: self._change_log.lost,
+        )
+        if writes is not None:
+            vitals.writes = writes.durations
+            vitals.failed_writes, vitals.stored_bytes = lambda: writes.failed, lambda: writes.size
+        return vitals
 
     def _reasons(self) -> list[str]:
         """What needs a human."""
@@ -555,12 +570,12 @@ class HttpServer(Protocol):
 
 def make_application(context: Context, broadcast: Broadcast) -> Application:
     """Every face of the registry."""
-    routes = v1.routes(context) + watch.routes(context, broadcast)
+    routes = v1.routes(context) + watch.routes(context, broadcast) + sd.routes(context) + metrics.routes(context)
     return Application(
-        routes + openapi.routes(context, routes),
+        list(named(routes + openapi.routes(context, routes))),
         default_handler_class=UnknownPathHandler,
         default_handler_args={"context": context},
-        log_function=lambda handler: None,  # noqa: ARG005 - no line per request
+        log_function=Handler.note_answer,  # no line per request
     )
 
 
@@ -571,14 +586,16 @@ def make_http_server(kind: str, application: Application, context: Context) -> H
     from registryd.front.connection import Shared, Timeouts
     from registryd.front.server import FrontServer
 
+    hot = HotCalls(context)
     shared = Shared(
         Intake(application, context),
-        HotCalls(context).table(),
-        refuse,
+        hot.table(),
+        refuse_counted(context.traffic),
         Timeouts(IDLE_TIMEOUT, BODY_TIMEOUT, UNREAD_TIMEOUT),
         context.reader.limits,
         PATIENCE,
         context.hosts.knows,
         context.overload,
+        hot.timed,
     )
     return FrontServer(shared)

@@ -5,7 +5,11 @@ from collections.abc import Callable
 from tornado.ioloop import PeriodicCallback
 
 from registryd.clock import BEAT, LeaseClock
+from registryd.histogram import Histogram
 from registryd.registry import Registry
+
+#: Seconds: bounds of how late a beat may come.
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class Sweeper:
@@ -20,11 +24,15 @@ class Sweeper:
         self._interval = interval
         self._hears = hears
         self._swept_at = clock.awake()
+        #: How late beats came, which is how long others have kept the loop; and when the last one came.
+        self.lag = Histogram(LAGS)
+        self._beaten_at = clock.uptime()
         self._sweep_timer = PeriodicCallback(self.sweep, interval * 1000)
         self._beat_timer = PeriodicCallback(self._beat, BEAT * 1000)
 
     def start(self) -> None:
         """Starts both timers."""
+        self._beaten_at = self._clock.uptime()
         self._sweep_timer.start()
         self._beat_timer.start()
 
@@ -51,6 +59,9 @@ class Sweeper:
         return self._clock.awake() - self._swept_at <= 2 * self._interval + 1
 
     def _beat(self) -> None:
+        now = self._clock.uptime()
+        self.lag.note(max(0.0, now - self._beaten_at - BEAT))
+        self._beaten_at = now
         if self._hears():
             self._clock.beat()
         self._registry.beat()

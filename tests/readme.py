@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from registryd.api.families import METRICS
 from registryd.config import Setting, settings
 from registryd.core.limits import flag_of
 
@@ -85,11 +86,24 @@ def table(rows: Sequence[Setting]) -> str:
     return "\n".join(line if differ else line.rpartition("|")[0].rpartition("|")[0] + "|" for line in lines)
 
 
+def metrics_table() -> str:
+    """The metrics as the README shows them."""
+    lines = ["| metric | kind | labels | |", "|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines)
+
+
 def tables() -> dict[str, str]:
     """The tables that are made from the declarations, by the name they have in the README."""
     every = settings()
     limits = [row for row in every if row.flag == flag_of(row.name)]
-    return {"settings": table([row for row in every if row not in limits]), "limits": table(limits)}
+    return {
+        "settings": table([row for row in every if row not in limits]),
+        "limits": table(limits),
+        "metrics": metrics_table(),
+    }
 
 
 def checkout(folder: Path) -> Path:

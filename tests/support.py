@@ -108,6 +108,8 @@ class RecordingStore(MemoryStore):
 class RecordingOutput:
     """Keeps every entry of the log."""
 
+    lost = 0
+
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.is_closed = False

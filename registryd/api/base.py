@@ -4,9 +4,12 @@ import asyncio
 import functools
 import inspect
 import logging
+import re
 import time
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, NamedTuple, cast
 
 from msgspec import Struct
@@ -26,6 +29,7 @@ from registryd.core.errors import ECHO, Forbidden, HiddenInstance, Recovering, R
 from registryd.core.model import Origin
 from registryd.overload import forget_unsent
 from registryd.tls import subject_of
+from registryd.traffic import NO_ROUTE
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +41,24 @@ UNREAD_TIMEOUT = 30.0
 #: No browser is to take for a page what is none, whatever is in it.
 NOT_A_PAGE = ("X-Content-Type-Options", "nosniff")
 
+_PART = re.compile(r"\([^)]*\)")
 _VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
+
+#: What a request is counted as whose client has not waited for the answer: nginx's number for it.
+GONE = 499
 
 #: What a call gives back that has answered by itself.
 ANSWERED = object()
 
 
 class Declared(NamedTuple):
-    """What a call takes and how it answers: the shape of a 200, and the statuses of its refusals."""
+    """What a call takes and how it answers: the shape of a 200 (a type, or a list of one), and the statuses of its
+    refusals."""
 
     query: type[Struct]
     body: type[Struct]
-    answer: type | None
+    answer: Any
     refusals: tuple[int, ...]
     media_type: str
     #: Of these rights one is needed; none are, where there is none.
@@ -117,6 +126,10 @@ class Handler(RequestHandler):
     #: Whether the client has gone before it had its answer, and what to do then.
     _is_gone = False
     _on_gone: Callable[[], object] | None = None
+    #: Seconds for which whoever asks wanted to wait.
+    _waited = 0.0
+    #: Its path, with names in place of what may stand there.
+    route = NO_ROUTE
 
     def initialize(self, context: Context) -> None:
         self.registry = context.registry
@@ -126,6 +139,8 @@ class Handler(RequestHandler):
         self.access = context.access
         self._hosts = context.hosts
         self.overload = context.overload
+        self._traffic = context.traffic
+        self._begun = perf_counter()
         #: Who asks, as far as his rights go.
         self.caller = EVERYONE
 
@@ -180,7 +195,8 @@ class Handler(RequestHandler):
         `seconds`, nor after the daemon has begun to stop. Gives back whether it is. Raises LimitReached, ReaderGone."""
         if is_due() or seconds <= 0:
             return is_due()
-        is_so = await self._wait_for(is_due, service_name, seconds)
+        with self.waiting():
+            is_so = await self._wait_for(is_due, service_name, seconds)
         self.identify(self._needs)  # he may have less rights by now
         return is_so
 
@@ -202,8 +218,23 @@ class Handler(RequestHandler):
                     break
         return is_due()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done meanwhile takes as long as whoever asks wants it to."""
+        begun = perf_counter()
+        try:
+            yield
+        finally:
+            self._waited += perf_counter() - begun
+
+    def note_answer(self) -> None:
+        """Has the answer counted. Tornado calls this at its end, in place of a line in a log."""
+        seconds = perf_counter() - self._begun - self._waited
+        self._traffic.note(self.request.method or "", self.route, self.get_status(), seconds)
+
     def hang_up(self) -> None:
         """Closes the connection: there is nobody who could read an answer."""
+        self.set_status(GONE, "Client Closed Request")  # which nobody gets to see either, but it is counted so
         cast("Any", self.request.connection).close()
 
     def when_gone(self, do: Callable[[], object]) -> None:
@@ -267,6 +298,30 @@ class Handler(RequestHandler):
         return ", ".join([*there, "OPTIONS"])
 
 
+#: Patterns of paths, each with its handler and what that is given.
+Routes = Iterable[tuple[str, type[Handler], dict[str, Any]]]
+
+
+def path_parameters(method: Callable[..., Any]) -> list[str]:
+    """The names of the parts of its path that a verb takes."""
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+
+
+def template(pattern: str, names: Iterable[str]) -> str:
+    """`/heartbeat/([^/]+)/?` -> `/heartbeat/{instance_id}`"""
+    given = iter(names)
+    return _PART.sub(lambda _: f"{{{next(given)}}}", pattern.removesuffix("/?"))
+
+
+def named(routes: Routes) -> Iterator[tuple[str, type[Handler], dict[str, Any]]]:
+    """The same routes, with handlers that know by which of them they were reached."""
+    for pattern, handler, given in routes:
+        verbs = (getattr(handler, verb.lower()) for verb in _VERBS)
+        names = next(path_parameters(verb) for verb in verbs if hasattr(verb, "declared"))
+        yield pattern, type(handler.__name__, (handler,), {"route": template(pattern, names)}), given
+
+
 class UnknownPathHandler(Handler):
     """Answers wherever there is nothing."""
 
@@ -279,7 +334,7 @@ def call(
     *,
     query: type[Struct] = Nothing,
     body: type[Struct] = Nothing,
-    answer: type | None = None,
+    answer: Any = None,
     refusals: tuple[int, ...] = (),
     media_type: str = "application/json",
     needs: tuple[Right, ...] = (),

@@ -2,13 +2,38 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from registryd.api.hosts import Hosts
 from registryd.api.reader import Reader
 from registryd.auth import Access
+from registryd.histogram import Histogram
 from registryd.overload import Overload
 from registryd.registry import Registry
+from registryd.traffic import Traffic
+
+#: All the reasons there can be for something to need a human.
+REASONS = (
+    "recovering", "refuses_connections", "store_lagging", "store_slow", "store_unavailable", "suspects", "sweep_late",
+)  # fmt: skip
+
+
+@dataclass
+class Vitals:
+    """What nobody but the metrics tells of the process."""
+
+    #: Which HTTP server it is, and how many connections it has.
+    http_kind: str = ""
+    connections: Callable[[], int] = int
+    #: How late the beat of the loop came; nobody counts where there is no loop of our own.
+    lag: Histogram | None = None
+    #: Seconds that each write took, how many failed, and bytes on the disk; where there is a store that writes.
+    writes: Histogram | None = None
+    failed_writes: Callable[[], int] = int
+    stored_bytes: Callable[[], int] = int
+    #: How many watchers were cut off, and how many entries of the log were lost.
+    watchers_cut_off: Callable[[], int] = int
+    entries_lost: Callable[[], int] = int
 
 
 @dataclass
@@ -31,6 +56,7 @@ class Daemon:
     reasons: Callable[[], list[str]]
     #: What serving needs and is not there.
     unready: Callable[[], list[str]]
+    vitals: Vitals = field(default_factory=Vitals)
 
 
 class UnderWay:
@@ -108,3 +134,4 @@ class Context:
     access: Access
     hosts: Hosts
     overload: Overload
+    traffic: Traffic = field(default_factory=Traffic)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable
 from socket import socket
 from ssl import SSLContext
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Protocol, cast
 from urllib.parse import unquote
 
 from tornado.httpserver import HTTPServer
@@ -31,6 +31,7 @@ from registryd.api.context import Context
 from registryd.core.errors import Unauthorized
 from registryd.core.limits import Limits
 from registryd.overload import MOST_HEADERS, ON_THE_WAY, unacknowledged
+from registryd.traffic import NO_METHOD, NO_ROUTE, Traffic
 
 _HEARTBEAT = re.compile(r"/heartbeat(s|/(?P<id>[^/?]+))/?(\?|$)")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
@@ -41,9 +42,25 @@ BODY_TIMEOUT = 30.0
 PATIENCE = 8
 
 
+class Refuse(Protocol):
+    """Renders a refusal as a whole answer that closes the connection."""
+
+    def __call__(self, status: int, code: str, detail: str) -> bytes: ...
+
+
 def refuse(status: int, code: str, detail: str) -> bytes:
     """A whole answer that refuses what is no request, or not yet one, and closes the connection."""
     return whole_problem(problems.Problem(status, code, detail), Connection="close")
+
+
+def refuse_counted(traffic: Traffic) -> Refuse:
+    """The same for a server that refuses by itself what is no request, each time it does."""
+
+    def refuse_one(status: int, code: str, detail: str) -> bytes:
+        traffic.note(NO_METHOD, NO_ROUTE, status, None)
+        return refuse(status, code, detail)
+
+    return refuse_one
 
 
 class IntakeServer(HTTPServer):
@@ -179,7 +196,7 @@ class _Message(HTTPMessageDelegate):
         self._under_way = context.under_way
         self._waiting = context.overload.waiting
         self._received = 0
-        self._is_head = False
+        self._method = ""
         self._answered = False
         #: Whether nobody waits for an answer any more. Tornado may go on for a while with what it has of the body.
         self._is_given_up = False
@@ -198,7 +215,7 @@ class _Message(HTTPMessageDelegate):
                 headers["Host"] = absolute[1]
         self._limits = self._context.reader.limits  # Tornado has us wait for a request on every connection that is idle
         self._under_way.begin(self._request, self._connection)
-        self._is_head = start_line.method == "HEAD"
+        self._method = start_line.method
         refusal = self._refusal(start_line, headers)
         if refusal is not None:
             self._refuse(refusal, headers, closes=_has_odd_chunks(start_line, headers))
@@ -297,6 +314,7 @@ class _Message(HTTPMessageDelegate):
     def _refuse(self, error: Exception, request_headers: HTTPHeaders, *, closes: bool = False) -> None:
         self._inner = None
         problem = problems.problem_of(error)
+        self._context.traffic.note(self._method, NO_ROUTE, problem.status, None)
         body = problem.render()
         headers = HTTPHeaders(problem_headers(problem, body))
         # A client that asks before it sends its body has none on the way: the connection can be closed cleanly now,
@@ -306,7 +324,7 @@ class _Message(HTTPMessageDelegate):
         if closes or _announced(request_headers) > PATIENCE * self._limits.body_bytes:
             headers["Connection"] = "close"
         line = ResponseStartLine("HTTP/1.1", problem.status, problem.title)
-        self._sent = self._request.write_headers(line, headers, b"" if self._is_head else body)
+        self._sent = self._request.write_headers(line, headers, b"" if self._method == "HEAD" else body)
         if closes:
             self._end()
 

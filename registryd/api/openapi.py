@@ -5,25 +5,22 @@ and from the shapes that are answered.
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
 
 from registryd import __version__
 from registryd.api import render
-from registryd.api.base import ANSWERED, Declared, Handler, call
+from registryd.api.base import ANSWERED, Declared, Handler, Routes, call, path_parameters, template
 from registryd.api.context import Context
 from registryd.api.problems import CONTENT_TYPE, PHRASES
 from registryd.api.reader import Nothing, Reader
 from registryd.api.shapes import ProblemShape, SnapshotShape
 from registryd.core.rules import Rulebook
 
-Routes = Iterable[tuple[str, type[Handler], dict[str, Any]]]
-
 _REF = "#/components/schemas/{name}"
-_PART = re.compile(r"\([^)]*\)")
 #: What any call may answer, whatever else it does.
 _ALWAYS = (400, 405, 414, 429, 431, 500, 503)
 _DESCRIPTION = (
@@ -42,10 +39,10 @@ def describe(routes: Routes, reader: Reader) -> dict[str, Any]:
             declared: Declared | None = getattr(method, "declared", None)
             if declared is None:
                 continue
-            if declared.answer is not None and issubclass(declared.answer, Struct):
-                shapes.append(declared.answer)
-            names = _path_parameters(method)
-            path = _template(pattern, names)
+            if (shape := _shape_of(declared.answer)) is not None:
+                shapes.append(shape)
+            names = path_parameters(method)
+            path = template(pattern, names)
             paths.setdefault(path, {})[verb] = _operation(path, verb, method, declared, names, reader)
     _link(paths)
     _, components = msgspec.json.schema_components(list(dict.fromkeys(shapes)), ref_template=_REF)
@@ -72,17 +69,6 @@ def _link(paths: dict[str, Any]) -> None:
         if "{instance_id}" in path
     }
     paths["/register"]["post"]["responses"]["200"]["links"] = links
-
-
-def _template(pattern: str, names: list[str]) -> str:
-    """`/heartbeat/([^/]+)/?` -> `/heartbeat/{instance_id}`"""
-    given = iter(names)
-    return _PART.sub(lambda _: f"{{{next(given)}}}", pattern.removesuffix("/?"))
-
-
-def _path_parameters(method: Callable[..., Any]) -> list[str]:
-    parameters = list(inspect.signature(method).parameters.values())[1:]
-    return [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
 
 
 def _operation(
@@ -138,13 +124,19 @@ def _responses(verb: str, declared: Declared) -> dict[str, Any]:
 def _content(verb: str, declared: Declared) -> dict[str, Any]:
     if verb == "head":
         return {}
-    if declared.answer is None:
-        schema = {"type": "string"}
-    elif issubclass(declared.answer, Struct):
-        schema = {"$ref": _REF.format(name=declared.answer.__name__)}
-    else:
-        schema = {"type": "object"}
+    shape = _shape_of(declared.answer)
+    schema: dict[str, Any] = {"type": "string" if declared.answer is None else "object"}
+    if shape is not None:
+        schema = {"$ref": _REF.format(name=shape.__name__)}
+    if get_origin(declared.answer) is list:
+        schema = {"type": "array", "items": schema}
     return {declared.media_type: {"schema": schema}}
+
+
+def _shape_of(answer: Any) -> type[Struct] | None:
+    """The shape of an answer, or of each part of one that is an array."""
+    (part,) = get_args(answer) or (answer,)
+    return part if isinstance(part, type) and issubclass(part, Struct) else None
 
 
 def _schema_of(struct: type[Struct], reader: Reader, *, null: bool = True) -> dict[str, Any]:

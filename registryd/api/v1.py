@@ -8,6 +8,7 @@ from registryd.api import render
 from registryd.api.base import Handler, call, note_refusal
 from registryd.api.context import Context
 from registryd.api.durations import parse_wait
+from registryd.api.filters import choice_of
 from registryd.api.problems import NotReady, TooFew
 from registryd.api.shapes import (
     AccessShape,
@@ -73,17 +74,7 @@ class Wanted(Changed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def choice(self) -> Choice:
         """What is wanted."""
-        statuses: Any = frozenset({"up"}) if self.statuses is None else frozenset(self.statuses.split(","))
-        return Choice(
-            statuses=None if self.statuses == "any" else statuses,
-            tags=self.tag,
-            version=self.version,
-            zone=self.zone,
-            metadata=tuple((self.meta or {}).items()),
-            near=self.near,
-            limit=self.limit,
-            pick=self.pick is not None,
-        )
+        return choice_of(self, frozenset({"up"}), near=self.near, limit=self.limit, pick=self.pick is not None)
 
 
 class InstanceIds(Struct, frozen=True, forbid_unknown_fields=True):

@@ -161,6 +161,8 @@ class Broadcast:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        #: How many watchers were cut off.
+        self.cut_off = 0
         self._streams: dict[Watcher, Stream] = {}
         self._queue: deque[Stream] = deque()
         #: Events rendered for the watchers that are in the queue, by index.
@@ -270,6 +272,7 @@ class Broadcast:
         return turn
 
     def _cut_off(self, stream: Stream, why: str) -> None:
+        self.cut_off += 1
         logger.info("watcher cut off: %s; it may resume", why, extra={"event": "watcher_cut_off", "reason": why})
         stream.pipe.cut_off()
         stream.end()
@@ -359,7 +362,8 @@ class WatchHandler(Handler):
                 feed.attach(watcher, feed.index)
             if feed.is_closing:
                 stream.end()
-            await stream.over
+            with self.waiting():
+                await stream.over
         finally:
             feed.detach(watcher)
             self._broadcast.remove(stream)

@@ -6,7 +6,7 @@ All of them are values: nothing here changes after it is made.
 import functools
 import ipaddress
 import re
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from registryd.core.errors import InvalidInput
 ReportedStatus = Literal["up", "starting", "down"]
 OverrideStatus = Literal["draining", "maintenance"]
 Status = Literal["up", "starting", "down", "draining", "maintenance"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 ChangeKind = Literal["registered", "updated", "deregistered", "expired"]
 
 

@@ -1,11 +1,12 @@
 """The instances by service: `{service_name: {instance_id: lease}}`, and how many of each are up."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
 from registryd.core.leases import Lease, Listing
-from registryd.core.model import Status
+from registryd.core.model import STATUSES, Status
 from registryd.core.suspects import Silence
 
 
@@ -47,6 +48,8 @@ class Services:
 
     def __init__(self) -> None:
         self._by_name: dict[str, Service] = {}
+        #: How many instances of all services have each status.
+        self.statuses: dict[Status, int] = dict.fromkeys(STATUSES, 0)
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -85,6 +88,7 @@ class Services:
         old = service.leases.get(lease.instance.instance_id)
         if old is not None:
             service.up -= old.status == "up"
+            self.statuses[old.status] -= 1
             service.suspects -= old.suspicion is not None
         service.leases[lease.instance.instance_id] = lease
         self._set(service, lease, status)
@@ -94,6 +98,7 @@ class Services:
         service = self._by_name[lease.instance.service_name]
         lease.given_at = lease.handed_out_at  # while the list still counts for it
         service.up -= lease.status == "up"
+        self.statuses[lease.status] -= 1
         self._set(service, lease, status)
 
     def unlist(self, lease: Lease) -> None:
@@ -101,6 +106,7 @@ class Services:
         service = self._by_name[lease.instance.service_name]
         del service.leases[lease.instance.instance_id]
         service.up -= lease.status == "up"
+        self.statuses[lease.status] -= 1
         service.suspects -= lease.suspicion is not None
         service.rendered = None
         if not service.leases:
@@ -111,9 +117,12 @@ class Services:
         lease.unseen_listings = service.listings
         lease.touch()
         service.up += status == "up"
+        self.statuses[status] += 1
 
     def check(self) -> None:
         """Raises AssertionError unless all that is said above holds."""
+        counted = Counter(lease.status for service in self for lease in service.leases.values())
+        assert self.statuses == {status: counted[status] for status in STATUSES}, "every status is counted"
         for name, service in self._by_name.items():
             assert service.name == name
             assert service.leases, "a service without instances is gone"

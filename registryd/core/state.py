@@ -7,6 +7,7 @@ vanished in between can no longer be updated or deregistered. It leaves such cha
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 import msgspec
@@ -30,6 +31,7 @@ from registryd.core.model import (
     Report,
     Resume,
     SetOverride,
+    Status,
     Suspicion,
     Update,
     bulk,
@@ -145,6 +147,16 @@ class State:
         """The leases that have ended and are still here."""
         ended = self._leases.ended(now)
         return [lease for lease in ended if self._doubt(lease, now) is None] if self._suspect_share else ended
+
+    def statuses(self, ended: Iterable[Lease] = ()) -> dict[Status, int]:
+        """How many instances have each status, as if these leases were not there any more."""
+        gone = Counter(lease.status for lease in ended)
+        return {status: count - gone[status] for status, count in self._services.statuses.items()}
+
+    @property
+    def bulk(self) -> int:
+        """Bytes of metadata, tags and long URLs of all instances."""
+        return self._leases.bulk
 
     def restored_count(self) -> int:
         """How many leases come from a former life, and have had no heartbeat since."""

@@ -57,6 +57,12 @@ class Block(NamedTuple):
 Call = tuple[Answer, bytes, bytes, Told]
 
 
+class Sampled(NamedTuple):
+    """In place of the requests that are known, where the next is to be timed."""
+
+    get: Callable[[bytes], Call | None]
+
+
 class Timeouts(NamedTuple):
     """Seconds after which the front gives up."""
 
@@ -100,6 +106,7 @@ class Shared:
         patience: int,
         knows_host: Callable[[str], bool],
         overload: Overload,
+        timed: Callable[[Answer], Answer],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.delegate = delegate
@@ -111,6 +118,8 @@ class Shared:
         self.knows_host = knows_host
         #: How much the clients take up of us.
         self.overload = overload
+        #: Makes a hot call one that takes note of how long it takes.
+        self.timed = timed
         #: What is known of header blocks that have come before, and which hot call whole requests are: both of them as
         #: they come over the wire, so what is known is true of the very same bytes.
         self.blocks: dict[bytes, Block] = {}
@@ -253,7 +262,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, shared: Shared, peer: Peer) -> None:
         self._shared = shared
         self._blocks = shared.blocks
-        self._requests = shared.requests
+        self._requests: dict[bytes, Call] | Sampled = shared.requests
         self._hot = shared.hot
         self.peer = peer
         self._parser = httptools.HttpRequestParser(self)
@@ -373,6 +382,7 @@ class Connection(asyncio.Protocol):
         for exchange in exchanges:
             exchange.closed()
         self._current = None
+        self._requests = self._shared.requests  # and not what knows us
         del self._parser  # which knows us: together we would wait for the garbage collector
         if self._room is not None and not self._room.done():
             self._room.set_exception(StreamClosedError())
@@ -471,6 +481,14 @@ class Connection(asyncio.Protocol):
         if call is not None and not body and len(data) <= LONGEST_BLOCK:
             self._shared.remember(data, call)
         return call
+
+    def _time_next(self, data: bytes) -> Call | None:
+        """The hot call that these bytes are, which is to be timed, and none after it."""
+        known = self._shared.requests.get(data) or self._recognize(data)
+        if known is None:
+            return None
+        self._requests = self._shared.requests
+        return self._shared.timed(known[0]), known[1], known[2], known[3]
 
     def _fail(self, error: Exception) -> None:
         """A hot call has failed, which is our own fault. What it has done by then nobody knows, so its handler must not
@@ -1049,7 +1067,9 @@ class Connection(asyncio.Protocol):
             timer.cancel()
 
     def _watch_idle(self) -> None:
-        """Looks three times in the idle time-out: a request in between costs a note and not a timer."""
+        """Looks three times in the idle time-out: a request in between costs a note and not a timer. The next one is
+        timed: so that costs the others nothing."""
+        self._requests = Sampled(self._time_next)
         if not self._exchanges:
             self._quiet += 1
             if self._quiet > 3:

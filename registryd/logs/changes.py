@@ -119,6 +119,11 @@ class ChangeLog:
         self._gate = gate
         self.set_level(level)
 
+    @property
+    def lost(self) -> int:
+        """How many entries of the whole log could not be written."""
+        return self._output.lost
+
     def set_level(self, level: str) -> None:
         """Has the whole log written from this level on."""
         least = logging.getLevelName(level.upper())

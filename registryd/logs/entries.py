@@ -34,6 +34,10 @@ class Entry(NamedTuple):
 class Output(Protocol):
     """Where entries go."""
 
+    @property
+    def lost(self) -> int:
+        """How many it could not get rid of."""
+
     def write(self, entry: Entry) -> None:
         """Takes an entry in."""
 

@@ -64,7 +64,8 @@ class Journal:
         self._most = most
         self._patience = patience
         self._waiting: deque[Entry] = deque()
-        self._lost = 0
+        #: How many were lost since it has last been said, and how many before that.
+        self._lost = self._told_lost = 0
         self._again: asyncio.TimerHandle | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         with contextlib.suppress(OSError):  # as much as there may be
@@ -110,6 +111,11 @@ class Journal:
         self._socket.close()
 
     @property
+    def lost(self) -> int:
+        """How many the journal has not taken, nor whoever gets them while there is none."""
+        return self._lost + self._told_lost + self._otherwise.lost
+
+    @property
     def _is_behind(self) -> bool:
         return bool(self._waiting or self._lost)
 
@@ -119,6 +125,7 @@ class Journal:
                 return
             self._waiting.popleft()
         if self._lost and self._send(_loss(self._lost)):
+            self._told_lost += self._lost
             self._lost = 0
 
     def _send(self, entry: Entry) -> bool:

@@ -61,6 +61,7 @@ class Lines:
         self._stream = stream
         self._render = render
         self._lines: list[str] = []
+        self.lost = 0
         self._lock = threading.Lock()
 
     def write(self, entry: Entry) -> None:
@@ -79,9 +80,11 @@ class Lines:
         with self._lock:
             lines, self._lines = self._lines, []
             if lines:
-                with contextlib.suppress(OSError, ValueError):  # nobody reads us any more, and where could we say so
+                try:
                     self._stream.write("\n".join(lines) + "\n")
                     self._stream.flush()
+                except (OSError, ValueError):  # nobody reads us any more, and where could we say so
+                    self.lost += len(lines)
 
     def close(self) -> None:
         """The same."""

@@ -6,6 +6,21 @@ from typing import Protocol
 import msgspec
 
 from registryd.core.model import Change
+from registryd.histogram import Histogram
+
+#: Seconds: bounds of how long a write may take.
+DURATIONS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class Writes:
+    """The writes of a store to its disk."""
+
+    def __init__(self) -> None:
+        #: How long each took, those that have failed included.
+        self.durations = Histogram(DURATIONS)
+        self.failed = 0
+        #: Bytes on the disk after the last.
+        self.size = 0
 
 
 class Store(Protocol):
@@ -19,6 +34,10 @@ class Store(Protocol):
     @property
     def is_immediate(self) -> bool:
         """Whether `append` neither waits nor fails right now."""
+
+    @property
+    def writes(self) -> Writes | None:
+        """Its writes; None where it keeps nothing."""
 
     @property
     def trouble(self) -> str | None:
@@ -41,6 +60,7 @@ class MemoryStore:
     """Keeps nothing: a restart begins anew, and the services register again."""
 
     kind = "memory"
+    writes = None
     is_immediate = True
     trouble = None
 

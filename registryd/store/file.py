@@ -88,6 +88,8 @@ class StateFile:
         #: How large the WAL may be before it is brought in; and why it could not be, where it could not.
         self._most_bytes = MOST_BYTES
         self.lagging: str | None = None
+        #: Bytes that it takes on the disk, as of the last write.
+        self.size = 0
 
     def open(self) -> None:
         """Opens the file, or makes a new one. Raises CannotUseState, Damaged."""
@@ -177,6 +179,8 @@ class StateFile:
             raise
         if self._wal().stat().st_size >= self._most_bytes:
             self._bring_in(db)
+        with contextlib.suppress(OSError):  # what was written is written
+            self.size = self.path.stat().st_size + self._wal().stat().st_size
 
     def put_aside(self, index: int) -> None:
         """Puts numbers above `index` aside before any is handed out. Otherwise a life whose disk takes nothing would

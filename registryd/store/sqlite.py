@@ -21,6 +21,7 @@ import msgspec
 
 from registryd.core.errors import StoreUnavailable
 from registryd.core.model import Change
+from registryd.store.base import Writes
 from registryd.store.file import CannotUseState, Contents, Damaged, StateFile
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class SqliteStore:
 
     def __init__(self, file: StateFile, index: int) -> None:
         self.index = index
+        self.writes = Writes()
         self._file = file
         self._disk = DiskThread()
         self._loop = asyncio.get_running_loop()
@@ -143,8 +145,12 @@ class SqliteStore:
         writing.add_done_callback(functools.partial(self._end_write, under_way))
 
     def _end_write(self, under_way: Sequence[_Write], writing: "asyncio.Future[None]") -> None:
+        assert self._since is not None, "it was under way"
+        self.writes.durations.note(self._loop.time() - self._since)
+        self.writes.size = self._file.size
         self._since = None
         error = None if writing.cancelled() else writing.exception()
+        self.writes.failed += error is not None
         for write in under_way:
             if write.written is not None and not write.written.done():
                 if error is None:

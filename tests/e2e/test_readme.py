@@ -45,11 +45,12 @@ def test_no_block_is_left_out() -> None:
         ("Under systemd", "sh"),
         ("Under systemd", "console"),
         ("Under systemd", "sh"),  # tests/systemd/
+        ("Prometheus", "yaml"),  # tests/e2e/test_prometheus.py
         ("How fast, how much", "sh"),  # tests/bench/test_bench.py
     ]
 
 
-@pytest.mark.parametrize("name", ["settings", "limits"])
+@pytest.mark.parametrize("name", ["settings", "limits", "metrics"])
 def test_the_tables_are_made_from_the_declarations(name: str) -> None:
     shown = TEXT.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
 
