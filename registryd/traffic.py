@@ -10,7 +10,7 @@ from typing import NamedTuple
 from registryd.histogram import Histogram
 
 #: Seconds: from a hot call to a slow disk.
-BOUNDS = (0.000005, 0.00001, 0.000025, 0.0001, 0.00025, 0.001, 0.0025, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0)
+BOUNDS = (0.00001, 0.00005, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 #: In place of a route where a request came to none, and of a method that we do not know.
 NO_ROUTE, NO_METHOD = "none", "other"
 

@@ -1,14 +1,20 @@
 """Which HTTP server and which loop the daemon takes, with and without the extra `speed`."""
 
 import asyncio
+import inspect
+import re
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 
 import pytest
 import uvloop
 from support import a_registration
 
+from registryd.api.context import REASONS
 from registryd.registry import Registry
-from registryd.server import NotInstalled, Pulse, choose_http, loop_factory
+from registryd.server import NotInstalled, Pulse, Server, choose_http, loop_factory
+from registryd.store.sqlite import SqliteStore
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -59,3 +65,17 @@ async def test_the_pulse_counts_what_there_is_and_how_fast_heartbeats_come(regis
     moment = 10.1
     with registry.feed.seat():
         assert str(pulse) == "1 instance of 1 service, 1 watcher, 0 heartbeats/s"
+
+
+def test_a_start_does_not_wait_for_what_only_the_metrics_need() -> None:
+    program = "import sys, registryd.cli, registryd.front.server; print('prometheus_client' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "False\n"
+
+
+def test_what_can_need_a_human_is_known_to_the_metrics() -> None:
+    source = inspect.getsource(Server._reasons) + inspect.getsource(vars(SqliteStore)["trouble"].fget)
+    reasons = set(re.findall(r'"(\w+)"', source))
+
+    assert reasons == set(REASONS)

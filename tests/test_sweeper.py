@@ -48,6 +48,23 @@ def test_an_idle_hour_is_no_stall() -> None:
     travel(story)
 
 
+def test_it_counts_how_late_the_loop_comes_round() -> None:
+    async def story(loop: TimeTravel) -> None:
+        world = World(loop, interval=3600.0)
+        world.sweeper.start()
+        await asyncio.sleep(10.1)
+        lag = world.sweeper.lag
+        assert (sum(lag.counts), round(lag.seconds, 6)) == (40, 0)
+
+        loop.call_later(0.01, lambda: setattr(loop, "moment", loop.moment + 0.6))  # someone keeps it for so long
+        await asyncio.sleep(1)
+        assert 0.35 < lag.seconds < 0.6
+        assert sum(lag.counts[lag.bounds.index(0.5) :]) == lag.counts[lag.bounds.index(0.5)] == 1
+        world.sweeper.stop()
+
+    travel(story)
+
+
 def test_it_is_alive_while_sweeps_come(expect_log: ExpectLog) -> None:
     async def story(loop: TimeTravel) -> None:
         world = World(loop, interval=10.0)

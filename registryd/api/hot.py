@@ -55,7 +55,7 @@ class HotCalls:
 
     def __init__(self, context: Context) -> None:
         self._registry = context.registry
-        self._renew, self._index_of = context.registry.renew, context.registry.feed.index_of
+        self._index_of = context.registry.feed.index_of
         self._reader = context.reader
         self._under_way = context.under_way
         self._access = context.access
@@ -140,7 +140,7 @@ class HotCalls:
             return None
         try:
             caller = self._access.caller(told.authorization, asker.subject)
-            lease = self._renew(instance_id.decode("latin-1"), None, caller)
+            lease = self._registry.renew(instance_id.decode("latin-1"), None, caller)
         except RegistrydError:
             return None
         self._heartbeats += 1

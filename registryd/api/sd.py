@@ -5,7 +5,10 @@ label in it has a name that is none, it keeps the targets that it has. So this i
 """
 
 import asyncio
+import functools
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -17,14 +20,13 @@ from registryd.api.filters import choice_of
 from registryd.core.model import Instance, Status, parse_base_url
 
 #: Instances that are rendered before others get their turn.
-SLICE = 200
+SLICE = 50
 #: What Prometheus can speak, each with its port.
 PORTS = {"http": 80, "https": 443}
 #: Keys of metadata by which an instance says where its metrics are, as annotations do in Kubernetes.
 SCRAPE, SCHEME, PORT, PATH = (f"prometheus.io/{name}" for name in ("scrape", "scheme", "port", "path"))
 
 _encode = msgspec.json.Encoder().encode
-_PREFIX = "__meta_registryd_"
 _NOT_IN_A_LABEL = re.compile("[^A-Za-z0-9_]")
 _PORT = re.compile("[1-9][0-9]{0,4}")
 
@@ -59,22 +61,28 @@ def target(instance: Instance, status: Status) -> TargetsShape | None:
     if port is None:
         return None
     labels = {
-        f"{_PREFIX}service": instance.service_name,
-        f"{_PREFIX}instance_id": instance.instance_id,
-        f"{_PREFIX}status": status,
-        f"{_PREFIX}zone": instance.zone,
-        f"{_PREFIX}version": instance.version,
-        f"{_PREFIX}tags": f",{','.join(instance.tags)},",
-        f"{_PREFIX}scheme": at.scheme,
+        "__meta_registryd_service": instance.service_name,
+        "__meta_registryd_instance_id": instance.instance_id,
+        "__meta_registryd_status": status,
+        "__meta_registryd_zone": instance.zone,
+        "__meta_registryd_version": instance.version,
+        "__meta_registryd_tags": f",{','.join(instance.tags)},",
+        "__meta_registryd_scheme": at.scheme,
     }
     for key in sorted(metadata):
-        labels.setdefault(f"{_PREFIX}metadata_{_NOT_IN_A_LABEL.sub('_', key)}", metadata[key])
+        labels.setdefault(_label(key), metadata[key])
     if scheme in PORTS:
         labels["__scheme__"] = scheme
     if path.startswith("/"):
         labels["__metrics_path__"] = path
     host = f"[{at.host}]" if ":" in at.host else at.host
     return TargetsShape([f"{host}:{port}"], labels)
+
+
+@functools.lru_cache(maxsize=4096)
+def _label(key: str) -> str:
+    """The label of a key of metadata. One with another name would have Prometheus refuse the whole list."""
+    return f"__meta_registryd_metadata_{_NOT_IN_A_LABEL.sub('_', key)}"
 
 
 def _port(text: str) -> int | None:
@@ -93,26 +101,25 @@ class TargetsHandler(Handler):
             self.caller.must("read", service_name)
         self.must_know()
         self.take_index(self.registry.index())
-        there = self._there(query)
-        parts = []
-        for first in range(0, len(there), SLICE):
-            shown = (target(*one) for one in there[first : first + SLICE])
-            parts += [_encode(one) for one in shown if one is not None]
-            await asyncio.sleep(0)
+        parts: list[bytes] = []
+        for number, (instance, status) in enumerate(self._there(query), 1):
+            shown = target(instance, status)
+            if shown is not None:
+                parts.append(_encode(shown))
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
         return b"[" + b",\n".join(parts) + b"]\n"
 
     head = get
 
-    def _there(self, query: TargetsQuery) -> list[tuple[Instance, Status]]:
+    def _there(self, query: TargetsQuery) -> Iterator[tuple[Instance, Status]]:
         """What is wanted, in an order that stays: all of it as it is now, however long it takes to render."""
-        names, registry = query.services, self.registry
-        if not names and not self.caller.is_for_all:
-            names = tuple(name for name in registry.services() if self.caller.may("read", name))
-            if not names:
-                return []
-        leases = registry.snapshot(names, choice_of(query, None), hand_out=self.gives)
+        may = self.caller.may
+        names = sorted(query.services) or [name for name in self.registry.services() if may("read", name)]
+        leases = self.registry.snapshot(names, choice_of(query, None), hand_out=self.gives) if names else []
         there = [(lease.instance, lease.status) for lease in leases]
-        return sorted(there, key=lambda one: (one[0].service_name, one[0].instance_id))
+        by_service = itertools.groupby(there, key=lambda one: one[0].service_name)
+        return (one for _, some in by_service for one in sorted(some, key=lambda one: one[0].instance_id))
 
 
 def routes(context: Context) -> list[tuple[str, type[Handler], dict[str, Any]]]:

@@ -197,6 +197,8 @@ def test_what_is_lost_is_counted_and_said(journald: Journald, instead: Recording
         assert seen[-1]["MESSAGE_ID"] == MESSAGE_IDS["entries_lost"]
         journal.write(an_entry("after"))
         assert journald.messages() == ["after"]
+        instead.lost = 2
+        assert journal.lost == 32, "together with those that were lost while there was no journal"
         journal.close()
 
     travel(story)

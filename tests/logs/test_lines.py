@@ -1,6 +1,7 @@
 """Lines on a stream: plain with the time, with a priority for the journal, or JSON for programs."""
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -129,3 +130,14 @@ def test_without_a_loop_a_line_is_written_at_once(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
         Lines(file, plain).write(an_entry("line"))
         assert (tmp_path / "log").read_text() == "2024-01-15T10:30:00Z INFO line\n"
+
+
+def test_lines_that_nobody_takes_are_counted() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream, plain)
+    lines.write(an_entry("taken"))
+    stream.close()
+    for _ in range(3):
+        lines.write(an_entry("lost"))
+
+    assert lines.lost == 3

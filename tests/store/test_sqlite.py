@@ -357,3 +357,18 @@ async def test_a_file_that_lags_behind_its_wal_needs_a_human_and_refuses_nobody(
     await house.registry.register(a_registration(instance_id="i3"))
     assert house.store.trouble is None
     await house.store.close()
+
+
+async def test_its_writes_are_timed_and_counted_and_those_that_fail_too(tmp_path: Path, expect_log: ExpectLog) -> None:
+    house = House(tmp_path)
+    writes = house.store.writes
+    await house.registry.register(a_registration())
+    assert (sum(writes.durations.counts), writes.failed) == (1, 0)
+    assert writes.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+
+    house.file.failure = OSError("planted")
+    with expect_log("cannot write to"), pytest.raises(StoreUnavailable):
+        await house.registry.register(a_registration(instance_id="i2"))
+    assert (sum(writes.durations.counts), writes.failed) == (2, 1)
+    house.file.failure = None
+    await house.store.close()

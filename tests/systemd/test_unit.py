@@ -74,6 +74,7 @@ def test_it_asks_for_no_system_call_that_is_denied_but_io_uring(box: Box) -> Non
     box.shell(
         f"{REGISTER}\ncurl -sS localhost:8006/heartbeat/users-1 -X POST\n"
         "curl -sS localhost:8006/openapi.json -o /dev/null\n"
+        "curl -fsS localhost:8006/sd/prometheus; curl -fsS localhost:8006/metrics | grep -q '^process_open_fds [1-9]'\n"
         "curl -sS 'localhost:8006/services/users?min=2&wait=100ms'; curl -sSN localhost:8006/watch -m 0.3 || true\n"
         "curl -sS localhost:8006/register -d '{'; systemctl reload registryd; systemctl restart registryd\n"
         "curl -fsS localhost:8006/instances/users-1; curl -sS -X DELETE localhost:8006/deregister/users-1\n"
