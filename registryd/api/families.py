@@ -40,7 +40,7 @@ Kind = Literal["gauge", "counter", "histogram"]
 
 
 class Sight:
-    """The registry as it is while the metrics are computed; what takes a while is asked once."""
+    """The registry as it is while the metrics are computed."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

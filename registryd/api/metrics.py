@@ -40,6 +40,7 @@ class MetricsHandler(Handler):
     @call(media_type="text/plain", needs=("read",))
     def get(self) -> object:
         """Tells how the registry does, in numbers: as plain text, or as OpenMetrics for who prefers that."""
+        self.take_index(self.registry.index())
         exposition = self._exposition()
         is_plain = not prefers_openmetrics(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", PLAIN if is_plain else OPENMETRICS)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -64,6 +65,8 @@ class SqliteStore:
         self._waiting: list[_Write] = []
         #: Since when it has been writing, on the loop's clock; None while it is not.
         self._since: float | None = None
+        #: The same on a finer clock.
+        self._begun = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_failing = False
@@ -138,15 +141,14 @@ class SqliteStore:
         if self._since is not None or not self._waiting or (self._is_closing and self._idle.is_set()):
             return
         under_way, self._waiting = self._waiting, []
-        self._since = self._loop.time()
+        self._since, self._begun = self._loop.time(), perf_counter()
         self._idle.clear()
         changes = [change for write in under_way for change in write.changes]
         writing = asyncio.ensure_future(self._on_disk(self._file.write, changes, self.index))
         writing.add_done_callback(functools.partial(self._end_write, under_way))
 
     def _end_write(self, under_way: Sequence[_Write], writing: "asyncio.Future[None]") -> None:
-        assert self._since is not None, "it was under way"
-        self.writes.durations.note(self._loop.time() - self._since)
+        self.writes.durations.note(perf_counter() - self._begun)
         self.writes.size = self._file.size
         self._since = None
         error = None if writing.cancelled() else writing.exception()
