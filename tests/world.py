@@ -25,6 +25,7 @@ from registryd.listeners import listen
 from registryd.overload import Overload
 from registryd.registry import Registry
 from registryd.server import HttpServer, make_application, make_http_server
+from registryd.traffic import Traffic
 
 LIMITS = Limits(body_bytes=1000, header_bytes=500, url_bytes=200)
 
@@ -38,6 +39,7 @@ class World(NamedTuple):
     http: HttpServer
     served: Served
     reader: Reader
+    traffic: Traffic
 
     @property
     def shared(self) -> Shared:
@@ -56,7 +58,7 @@ async def world(kind: str, limits: Limits = LIMITS, access: Access | None = None
     http = make_http_server(kind, application, context)
     served = Served(http, application, listen("127.0.0.1", 0)[0])
     try:
-        yield World(registry, store, under_way, http, served, context.reader)
+        yield World(registry, store, under_way, http, served, context.reader, context.traffic)
     finally:
         served.stop_listening()
         await served.hang_up()

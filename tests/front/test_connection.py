@@ -233,6 +233,24 @@ def test_a_hot_call_that_fails_is_a_500_and_a_line_in_the_log(
     play(story)
 
 
+def test_one_hot_call_of_a_connection_is_timed_now_and_then_and_stands_for_the_others() -> None:
+    async def story(there: World) -> None:
+        transport = connect(there)
+        transport.protocol.data_received(A_POST + BODY)
+        lookups = there.traffic.answers("GET", "/services/{service_name}", 200)
+
+        def look() -> tuple[int, int]:
+            transport.protocol.data_received(LOOKUP)
+            return len(lookups), sum(lookups.durations.counts)
+
+        assert [look() for _ in range(4)] == [(1, 0), (2, 2), (3, 2), (4, 2)], "the first was parsed"
+        transport.protocol._watch_idle()
+        assert [look() for _ in range(2)] == [(5, 5), (6, 5)]
+        assert statuses(transport) == [b"200"] * 7
+
+    play(story)
+
+
 # Bounds.
 
 
