@@ -279,6 +279,18 @@ class Registry:
             self._hand_out((lease,))
         return lease
 
+    def leases_left(self, instance_ids: Iterable[str]) -> list[tuple[Lease, float]]:
+        """The leases of these instances, as far as they are there, and the seconds that are left of each: for someone
+        who looks after the registry, who is handed out nothing."""
+        now = self._settle()
+        found = []
+        for instance_id in dict.fromkeys(instance_ids):
+            self._settle_instance(instance_id, now)
+            lease = self._state.find(instance_id)
+            if lease is not None:
+                found.append((lease, lease.expires_at - now))
+        return found
+
     def listing(self, service_name: str, *, hand_out: bool = True) -> Service | None:
         """A service, for a reader who takes all of its instances that are up; None where it has no instance."""
         now = self._settle()

@@ -14,6 +14,8 @@ from registryd.api.shapes import (
     EventShape,
     ExplanationShape,
     InstanceShape,
+    LeaseShape,
+    LeasesLeftShape,
     OverrideShape,
     RenewedShape,
     ServiceShape,
@@ -86,6 +88,17 @@ def _parts(entry: Lease | Change) -> tuple[Any, ...]:
 def override(laid: Override) -> OverrideShape:
     """What an operator has laid over an instance."""
     return OverrideShape(laid.status, laid.reason, timestamp(laid.since), maybe_timestamp(laid.until))
+
+
+def leases_left(left: Iterable[tuple[Lease, float]]) -> LeasesLeftShape:
+    """Leases, each with the seconds that are left of it."""
+    leases = [
+        LeaseShape(
+            lease.instance.instance_id, timestamp(lease.last_heartbeat), lease.instance.ttl, max(0.0, round(seconds, 3))
+        )
+        for lease, seconds in left
+    ]
+    return LeasesLeftShape(leases, len(leases))
 
 
 def renewed(lease: Lease) -> RenewedShape:

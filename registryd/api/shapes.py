@@ -2,6 +2,7 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
+from registryd.core.access import Right
 from registryd.core.model import ChangeKind, OverrideStatus, Status
 from registryd.core.services import ServiceCount
 
@@ -59,6 +60,23 @@ class RenewedAllShape(Struct):
     unknown: list[str]
 
 
+class LeaseShape(Struct):
+    """When an instance was last heard, and for how long it is listed from now on unless it is heard again: at least so
+    long, as the lease clock may stand still."""
+
+    instance_id: str
+    last_heartbeat: str
+    ttl: float
+    seconds_left: float
+
+
+class LeasesLeftShape(Struct):
+    """The leases that were asked for, as far as they are there."""
+
+    leases: list[LeaseShape]
+    count: int
+
+
 class ServiceShape(Struct):
     """The instances of one service."""
 
@@ -97,12 +115,22 @@ class LeasesShape(Struct):
     stalled_seconds: float
 
 
+class CallerShape(Struct):
+    """Whoever asks: the name of his token (empty: none), his rights, and for which services."""
+
+    name: str
+    rights: list[Right]
+    services: list[str]
+
+
 class AccessShape(Struct):
-    """How many tokens there are, and how many requests were refused: without a known token, and for want of a right."""
+    """How many tokens there are, how many requests were refused (without a known token, and for want of a right), and
+    what whoever asks may do."""
 
     tokens: int
     unauthorized: int
     forbidden: int
+    caller: CallerShape
 
 
 class OverloadShape(Struct):

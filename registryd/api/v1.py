@@ -12,8 +12,10 @@ from registryd.api.filters import choice_of
 from registryd.api.problems import NotReady, TooFew
 from registryd.api.shapes import (
     AccessShape,
+    CallerShape,
     ExplanationShape,
     InstanceShape,
+    LeasesLeftShape,
     LeasesShape,
     OverloadShape,
     RenewedAllShape,
@@ -26,7 +28,7 @@ from registryd.api.shapes import (
     SuspectsShape,
     WithdrawnShape,
 )
-from registryd.core.access import Right
+from registryd.core.access import RIGHTS, Right
 from registryd.core.choice import Choice
 from registryd.core.errors import Forbidden
 from registryd.core.model import Deregister, OverrideStatus, Register, Report, Resume, SetOverride, Update
@@ -81,6 +83,12 @@ class InstanceIds(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a heartbeat for many."""
 
     instance_ids: list[str]
+
+
+class OfInstances(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of a call about several instances."""
+
+    ids: tuple[str, ...] = field(name="instance_id", default=())
 
 
 class Withdrawal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,6 +175,20 @@ class InstanceHandler(Handler):
         self.take_index(self.registry.index())
         self.caller.must_see(self.registry.lease(instance_id, hand_out=False).instance)
         return render.instance(self.registry.lease(instance_id, hand_out=self.gives))
+
+    head = get
+
+
+class LeasesHandler(Handler):
+    """`GET /leases`"""
+
+    @call(query=OfInstances, answer=LeasesLeftShape, refusals=(503,), needs=TO_SEE_ONE)
+    def get(self, *, query: OfInstances) -> object:
+        """Tells how long the leases of some instances still run; those that are not there are left out."""
+        self.must_know()
+        self.take_index(self.registry.index())
+        left = self.registry.leases_left(query.ids)
+        return render.leases_left(one for one in left if self.caller.may_see(one[0].instance))
 
     head = get
 
@@ -275,7 +297,9 @@ class StatusHandler(Handler):
         access = self.access
         if access.is_open:
             return UNSET
-        return AccessShape(len(access), access.refused["unauthorized"], access.refused["forbidden"])
+        caller = self.caller
+        shown = CallerShape(caller.name, sorted(caller.rights, key=RIGHTS.index), list(caller.services))
+        return AccessShape(len(access), access.refused["unauthorized"], access.refused["forbidden"], shown)
 
     def _overload_shape(self) -> OverloadShape | UnsetType:
         overload = self.overload
@@ -342,6 +366,7 @@ def routes(context: Context) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         (r"/resume/([^/]+)/?", ResumeHandler, given),
         (r"/services/?", ServicesHandler, given),
         (r"/explain/([^/]+)/?", ExplainHandler, given),
+        (r"/leases/?", LeasesHandler, given),
         (r"/status/?", StatusHandler, given),
         (r"/livez/?", LivezHandler, given),
         (r"/readyz/?", ReadyzHandler, given),

@@ -42,6 +42,8 @@ class Caller:
         self.name = name
         #: The rights that he has: whoever operates must read, and `admin` is all of them.
         self.rights = frozenset(right for right in RIGHTS if not _GIVEN_BY[right].isdisjoint(allow))
+        #: The patterns of the names of the services that they are for.
+        self.services = tuple(services)
         self._is_his = _pattern(services).fullmatch
         #: Whether his rights are for whatever service there will ever be.
         self.is_for_all = "*" in services

@@ -99,6 +99,10 @@ def _rules(limits: Limits) -> dict[str, Rule]:
             Annotated[list[str], Meta(max_length=limits.heartbeat_ids)],
             f"an array of up to {limits.heartbeat_ids} strings ({flag_of('heartbeat_ids')})",
         ),
+        "ids": Rule(
+            tuple[Annotated[str, Meta(min_length=1, max_length=limits.instance_id_length)], ...],
+            f"ids of instances, 1 to {limits.instance_id_length} characters each ({flag_of('instance_id_length')})",
+        ),
         "statuses": Rule(
             Annotated[str, Meta(pattern=_STATUSES)], "any, or a list of up, starting, down, draining, maintenance"
         ),

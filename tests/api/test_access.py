@@ -56,6 +56,7 @@ CALLS: dict[tuple[str, str], set[str]] = {
     ("GET", "/status"): {"reader", "other", "blind", "operator", "admin"},
     ("POST", "/heartbeats"): {"owner", "other", "blind", "operator", "admin"},
     ("GET", "/explain/u1"): {"reader", "owner", "other", "blind", "operator", "admin"},
+    ("GET", "/leases?instance_id=u1"): {"reader", "owner", "other", "blind", "operator", "admin"},
 }
 BODIES = {"/register": USERS, "/heartbeats": {"instance_ids": ["nobody"]}}
 
@@ -202,10 +203,29 @@ async def test_status_and_history_tell_of_tokens(api: Api, tokens: Tokens, expec
             await api("POST", "/heartbeat/u1", **shown)
 
     status = (await api("GET", "/status", **tokens.reader)).json
-    assert status["access"] == {"tokens": 6, "unauthorized": 1, "forbidden": 1}
+    caller = {"name": "reader", "rights": ["read"], "services": ["users"]}
+    assert status["access"] == {"tokens": 6, "unauthorized": 1, "forbidden": 1, "caller": caller}
     (story,) = (await api("GET", "/explain/u1", **tokens.reader)).json["instances"]
     assert [event["token"] for event in story["events"]] == ["owner"]
     assert "owner" not in (await api("GET", "/instances/u1", **tokens.owner)).json, "nobody else's business"
+
+
+async def test_a_lease_is_shown_to_whoever_may_see_its_instance(api: Api, tokens: Tokens) -> None:
+    await register(api, tokens.owner)
+
+    for shown, count in [(tokens.reader, 1), (tokens.owner, 1), (tokens.blind, 0), (tokens.admin, 1)]:
+        assert (await api("GET", "/leases?instance_id=u1", **shown)).json["count"] == count
+
+
+async def test_status_tells_everyone_his_own_rights(api: Api, tokens: Tokens) -> None:
+    rights = {
+        name: (await api("GET", "/status", **shown)).json["access"]["caller"]
+        for name, shown in tokens._asdict().items()
+        if name != "owner"
+    }
+
+    assert rights["operator"] == {"name": "operator", "rights": ["read", "operate"], "services": ["users"]}
+    assert rights["admin"] == {"name": "admin", "rights": ["read", "register", "operate", "admin"], "services": ["*"]}
 
 
 async def test_without_an_auth_file_a_token_does_not_matter(api: Api) -> None:
