@@ -17,12 +17,13 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["registryd", "registryd.*"]),
-    package_data={"registryd": ["py.typed"]},
+    package_data={"registryd": ["py.typed", "static/*"]},
     install_requires=["tornado>=6.5", "msgspec>=0.19", "prometheus-client>=0.22"],
     extras_require={
         "speed": ["httptools>=0.6.4", "uvloop>=0.21"],
         "test": [
             "atheris>=3; platform_machine == 'x86_64'",
+            "axe-core-python",
             "fastapi",
             "flask",
             "httptools>=0.6.4",
@@ -32,6 +33,7 @@ setup(
             "pytest-tornasync",
             "ruff",
             "schemathesis",
+            "selenium>=4.20",
             "trustme",
             "uvloop>=0.21",
             "uvicorn",

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from tornado.web import Application
 
 from registryd import __version__
-from registryd.api import metrics, openapi, sd, v1, watch
+from registryd.api import metrics, openapi, page, sd, v1, watch
 from registryd.api.base import UNREAD_TIMEOUT, Handler, UnknownPathHandler, named
 from registryd.api.context import Context, Daemon, UnderWay, Vitals
 from registryd.api.hosts import Hosts
@@ -572,7 +572,7 @@ def make_application(context: Context, broadcast: Broadcast) -> Application:
     """Every face of the registry."""
     routes = v1.routes(context) + watch.routes(context, broadcast) + sd.routes(context) + metrics.routes(context)
     return Application(
-        list(named(routes + openapi.routes(context, routes))),
+        list(named(routes + openapi.routes(context, routes) + page.routes(context))),
         default_handler_class=UnknownPathHandler,
         default_handler_args={"context": context},
         log_function=Handler.note_answer,  # no line per request

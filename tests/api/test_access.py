@@ -190,7 +190,7 @@ async def test_a_registration_that_waits_for_the_store_is_refused_like_one_that_
 
 async def test_what_needs_no_token(api: Api, tokens: Tokens) -> None:
     assert tokens
-    for path in ("/livez", "/readyz", "/openapi.json"):
+    for path in ("/livez", "/readyz", "/openapi.json", "/", "/static/main.js"):
         assert (await api("GET", path)).status == 200
     assert (await api("OPTIONS", "/services")).status == 204
     assert (await api("GET", "/nothing")).status == 404

@@ -133,6 +133,7 @@ def test_the_first_command_starts_the_daemon(tmp_path: Path) -> None:
     with Process(["bash", "-c", command], {"REGISTRYD_PORT": "0"}) as process:
         line = process.wait_for_line(r"listening on (\S+) .* pid=(\d+)")
         assert fetch(line[1] + "/livez").body == b"ok\n"
+        assert fetch(line[1] + "/static/main.js").status == 200, "the page is installed, too"
         os.kill(int(line[2]), signal.SIGINT)
         assert process.wait() == 0
 
