@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["registryd", "registryd.*"]),
-    package_data={"registryd": ["py.typed", "static/*"]},
+    package_data={"registryd": ["py.typed", "ctl/shipped/*", "static/*"]},
     install_requires=["tornado>=6.5", "msgspec>=0.19", "prometheus-client>=0.22"],
     extras_require={
         "speed": ["httptools>=0.6.4", "uvloop>=0.21"],
@@ -34,10 +34,11 @@ setup(
             "ruff",
             "schemathesis",
             "selenium>=4.20",
+            "shtab==1.13.0",
             "trustme",
             "uvloop>=0.21",
             "uvicorn",
         ],
     },
-    entry_points={"console_scripts": ["registryd = registryd.cli:main"]},
+    entry_points={"console_scripts": ["registryctl = registryd.ctl.cli:main", "registryd = registryd.cli:main"]},
 )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from registryd.api.families import METRICS
 from registryd.config import Setting, settings
 from registryd.core.limits import flag_of
+from registryd.ctl.statuses import rows
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -99,10 +100,12 @@ def tables() -> dict[str, str]:
     """The tables that are made from the declarations, by the name they have in the README."""
     every = settings()
     limits = [row for row in every if row.flag == flag_of(row.name)]
+    statuses = [f"| {status} | {meaning} |" for status, meaning in rows()]
     return {
         "settings": table([row for row in every if row not in limits]),
         "limits": table(limits),
         "metrics": metrics_table(),
+        "statuses": "\n".join(["| exit status | means |", "|---|---|", *statuses]),
     }
 
 

@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"server", "config", "auth", "tls", "control", "listeners", "logs", "store"},
     "__main__": {"cli"},
     "client": {"core"},
+    "ctl": {"core", "client", "registryd"},
 }  # fmt: skip
 
 #: Faces never import each other.

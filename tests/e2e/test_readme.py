@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from process import Process, RunningDaemon, fetch
+from process import Process, RunningDaemon, StartDaemon, fetch
 from readme import ROOT, TEXT, Step, block, blocks, checkout, steps, tables, without_chance
 
 pytestmark = pytest.mark.e2e
@@ -39,6 +39,11 @@ def test_no_block_is_left_out() -> None:
         ("The client", "python"),
         ("The client", "python"),
         ("The client", "python"),
+        ("The command line", "console"),
+        ("The command line", "sh"),
+        ("The command line", "python"),
+        ("The command line", "python"),
+        ("The command line", "console"),
         ("Who may do what", "console"),  # tests/e2e/test_auth.py
         ("Under systemd", "sh"),  # tests/systemd/
         ("Under systemd", "sh"),
@@ -50,7 +55,7 @@ def test_no_block_is_left_out() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["settings", "limits", "metrics"])
+@pytest.mark.parametrize("name", sorted(tables()))
 def test_the_tables_are_made_from_the_declarations(name: str) -> None:
     shown = TEXT.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
 
@@ -125,6 +130,49 @@ def test_the_script_and_the_discovery_find_who_is_up(daemon: RunningDaemon, tmp_
         "the one with the least to do is http://10.0.0.5:8000",
         "1 are up, as was so 0 s ago",
     ]
+
+
+def session(shown: list[Step], folder: Path, *prefix: str, **environ: str) -> list[Step]:
+    """What comes out where the commands are given to one shell, in a folder."""
+    mark = "-- end of a step --"
+    script = "".join(f"{step.command}\necho '{mark}'\n" for step in shown)
+    ran = subprocess.run(
+        [*prefix, "bash", "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=folder,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environ},
+    )  # fmt: skip
+    outputs = ran.stdout.split(f"{mark}\n")[:-1]
+    return [Step(step.command, output) for step, output in zip(shown, outputs, strict=True)]
+
+
+def alike(steps: list[Step]) -> list[Step]:
+    return [Step(step.command, without_chance(step.output)) for step in steps]
+
+
+def test_the_command_line_does_as_it_is_shown(daemon: RunningDaemon, tmp_path: Path) -> None:
+    shown = steps(block("The command line", "console"))
+
+    assert alike(session(shown, tmp_path, REGISTRY_URL=daemon.url)) == alike(shown)
+
+
+@pytest.fixture
+def daemon_in_a_network(start_daemon: StartDaemon) -> RunningDaemon:
+    """On its usual port, in a network of its own, where nobody has any of the ports that the README names."""
+    in_a_network = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    return start_daemon("--port", "8006", argv=[*in_a_network, sys.executable, "-m", "registryd"])
+
+
+NEEDED = [tool for tool in ("unshare", "nsenter", "ip", "busybox", "curl") if shutil.which(tool) is None]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or bool(NEEDED), reason=f"needs root and {' '.join(NEEDED)}")
+def test_two_services_and_a_web_server_find_each_other(daemon_in_a_network: RunningDaemon, tmp_path: Path) -> None:
+    for number, name in enumerate(["users.py", "timelines.py"]):
+        (tmp_path / name).write_text(block("The command line", "python", number))
+    shown = steps(block("The command line", "console", 1))
+    prefix = "nsenter", "--net", f"--target={daemon_in_a_network.popen.pid}"
+
+    assert block("The command line", "sh").strip() in shown[1].command
+    assert alike(session(shown, tmp_path, *prefix, REGISTRY_URL="")) == alike(shown)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git tells what a clone has, and is not installed")
