@@ -119,6 +119,9 @@ def parser() -> Parser:
     register.add_argument(
         "--keep", action="store_true", help="keep it registered, and deregister it when told to stop (SIGTERM, Ctrl-C)"
     )
+    register.add_argument(
+        "--probe", metavar="HOST:PORT", type=endpoint, help="with --keep, not before it accepts connections there"
+    )
 
     deregister = command("deregister", "takes an instance off the list", [where, as_json])
     deregister.add_argument("id", metavar="ID", help="its instance_id")

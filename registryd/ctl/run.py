@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from registryd.client.blocking import registered
 from registryd.client.errors import BadSetting
-from registryd.ctl.announcer import Announcer, endpoint_of
+from registryd.ctl.announcer import PROBE_PAUSE, Announcer, answers, endpoint_of
 from registryd.ctl.commands import about
 from registryd.ctl.output import Output
 from registryd.ctl.statuses import Status
@@ -124,6 +124,8 @@ def keep(asked: argparse.Namespace) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     try:
+        while asked.probe is not None and not answers(asked.probe):
+            time.sleep(PROBE_PAUSE)
         with registered(asked.service, asked.url, **about(asked)):
             threading.Event().wait()
     except Stopped:

@@ -214,6 +214,18 @@ def test_the_command_has_what_it_would_have_without_us(registry_daemon: RunningD
     assert int(ignored.split()[1], 16) & ~(1 << 31 | 1 << 32) == 0
 
 
+def test_it_is_kept_registered_from_when_its_port_answers(registry_daemon: RunningDaemon, port: Port) -> None:
+    probe = port.url.removeprefix("http://")
+    argv = [*CTL, "register", "--keep", "--service", "kept-later", "--url", port.url, "--probe", probe]
+    with Process(argv, {"REGISTRY_URL": registry_daemon.url}) as command:
+        assert registry_daemon.listed("kept-later") == []
+        port.open()
+        command.wait_for_line("^registryctl: registered instance=")
+        assert len(registry_daemon.listed("kept-later")) == 1
+        command.signal(signal.SIGINT)
+        assert command.wait() == Status.DONE
+
+
 def test_it_is_kept_registered_until_it_is_told_to_stop(registry_daemon: RunningDaemon) -> None:
     argv = [*CTL, "register", "--keep", "--service", "kept", "--url", "http://10.0.0.5:8000", "--ttl", "1s"]
     with Process(argv, {"REGISTRY_URL": registry_daemon.url}) as command:

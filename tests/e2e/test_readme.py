@@ -49,6 +49,8 @@ def test_no_block_is_left_out() -> None:
         ("Under systemd", "sh"),
         ("Under systemd", "sh"),
         ("Under systemd", "console"),
+        ("Under systemd", "sh"),
+        ("Under systemd", "ini"),
         ("Under systemd", "sh"),  # tests/systemd/
         ("Prometheus", "yaml"),  # tests/e2e/test_prometheus.py
         ("How fast, how much", "sh"),  # tests/bench/test_bench.py

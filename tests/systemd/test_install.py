@@ -55,6 +55,17 @@ def test_it_serves_and_comes_back_at_boot(box: Box) -> None:
     assert box.shell("grep -rlIF /opt/registryd.new /opt/registryd/bin /opt/registryd/pyvenv.cfg || true") == ""
 
 
+def test_registryctl_is_at_hand_with_its_man_page_and_completions(box: Box) -> None:
+    assert json.loads(box.run("registryctl", "status", "--json").stdout)["status"] == "ok"
+    for name, place in (
+        ("1", "man/man1/registryctl.1"),
+        ("bash", "bash-completion/completions/registryctl"),
+        ("zsh", "zsh/site-functions/_registryctl"),
+        ("fish", "fish/vendor_completions.d/registryctl.fish"),
+    ):
+        box.run("cmp", f"/srv/registryd/registryd/ctl/shipped/registryctl.{name}", f"/usr/local/share/{place}")
+
+
 def test_an_upgrade_refuses_nobody_and_keeps_state_settings_and_socket(box: Box) -> None:
     box.shell(
         "echo HEARTBEAT_TIMEOUT=7.5 >> /etc/default/registryd; rm -f /run/enough\n"
@@ -215,7 +226,9 @@ def test_two_at_once_are_one_too_many(installed: Box) -> None:
 def test_what_is_removed_leaves_settings_and_state_and_what_is_purged_leaves_nothing(box: Box) -> None:
     box.shell(
         "echo '# mine' >> /etc/default/registryd; mkdir -p /etc/systemd/system/registryd.socket.d; "
-        "printf '[Socket]\\nBacklog=100\\n' > /etc/systemd/system/registryd.socket.d/override.conf"
+        "printf '[Socket]\\nBacklog=100\\n' > /etc/systemd/system/registryd.socket.d/override.conf; "
+        "mkdir -p /etc/registryd/announce; printf 'SERVICE=x\\nURL=http://x\\n' > /etc/registryd/announce/dbus; "
+        "systemctl enable -q registryd-announce@dbus"
     )
     try:
         said = box.shell("/srv/registryd/systemd/install --uninstall")
@@ -225,6 +238,7 @@ def test_what_is_removed_leaves_settings_and_state_and_what_is_purged_leaves_not
         )
         assert box.run("systemctl", "cat", "registryd", check=False).returncode == 1
         box.shell("tail -n 1 /etc/default/registryd | grep -q mine; test -s /var/lib/private/registryd/registryd.db")
+        box.shell("test -s /etc/registryd/announce/dbus; ! command -v registryctl")
         assert "not installed" in box.shell("/srv/registryd/systemd/install --uninstall")
 
         box.shell("/srv/registryd/systemd/install --uninstall --purge")

@@ -110,6 +110,7 @@ complete -c registryctl -n '_shtab_registryctl_using register' -l zone -x -d 'it
 complete -c registryctl -n '_shtab_registryctl_using register' -l weight -x -d 'its share of what is picked by chance; default: 1'
 complete -c registryctl -n '_shtab_registryctl_using register' -l meta -x -d 'metadata (repeatable)'
 complete -c registryctl -n '_shtab_registryctl_using register' -l keep -d 'keep it registered, and deregister it when told to stop (SIGTERM, Ctrl-C)'
+complete -c registryctl -n '_shtab_registryctl_using register' -l probe -x -d 'with --keep, not before it accepts connections there'
 complete -c registryctl -n '_shtab_registryctl_using; and test $_shtab_registryctl_npos -eq 0' -a deregister -d 'Takes an instance off the list.'
 complete -c registryctl -n '_shtab_registryctl_using deregister' -s h -l help -d 'show this help message and exit'
 complete -c registryctl -n '_shtab_registryctl_using deregister' -l registry -x -d 'where the registry is; default: REGISTRY_URL'

@@ -130,6 +130,7 @@ _shtab_registryctl_register_options=(
   "--weight[its share of what is picked by chance\; default\: 1]:N:"
   "*--meta[metadata (repeatable)]:KEY=VALUE:"
   "--keep[keep it registered, and deregister it when told to stop (SIGTERM, Ctrl-C)]"
+  "--probe[with --keep, not before it accepts connections there]:HOST:PORT:"
 )
 
 # guard to ensure default positional specs are added only once per session
