@@ -23,7 +23,7 @@ _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class Announcer:
-    """One instance. `when_left` is called by its thread when it is off the list, with whether it has been on it."""
+    """One instance. `when_left` is called by its thread when it is off the list, with whether it may have been on."""
 
     def __init__(
         self, service: str, url: str, about: dict[str, Any], probe: tuple[str, int], when_left: Callable[[bool], None]

@@ -191,6 +191,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     at = argv.index(BEFORE_A_COMMAND) if is_run and BEFORE_A_COMMAND in argv else len(argv)
     whole = parser()
     asked = whole.parse_args(argv[:at])
+    if asked.command == "register" and asked.probe is not None and not asked.keep:
+        whole.error("--probe goes with --keep")
     if is_run:
         asked.argv += argv[at + 1 :]
         if not asked.argv:

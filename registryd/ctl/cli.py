@@ -1,7 +1,6 @@
 """The command line: finds out what is asked for, has it done, and turns what went wrong into a line and a status."""
 
 import os
-import signal
 import sys
 from collections.abc import MutableMapping, Sequence
 from http.client import HTTPException
@@ -32,8 +31,10 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what is asked for; gives back the exit status. The signal that has ended a command under `run` ends us."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us, who does not want to hear anything
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # what cannot be written in this encoding
     output = Output(sys.stdout, sys.stderr, os.environ)
     try:
         asked = parse(sys.argv[1:] if argv is None else argv)
@@ -123,5 +124,4 @@ def status_of(error: RegistrydError) -> Status:
 
 def _write_no_more() -> None:
     """Has Python not try again, when it ends, to write what could not be written."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

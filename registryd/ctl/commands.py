@@ -10,18 +10,19 @@ from registryd.client.errors import Refused
 from registryd.client.http import Client
 from registryd.client.registries import without_secret
 from registryd.ctl import show
+from registryd.ctl.calls import INSTANCE, call
 from registryd.ctl.output import Output
 from registryd.ctl.statuses import Status
 from registryd.ctl.tables import printable
 from registryd.ctl.waiting import TooLate, wait_for_instances, wait_until_forgotten
-from registryd.ctl.watching import Watch
+from registryd.ctl.watching import Watch, instances_of
 
 Command = Callable[[Client, argparse.Namespace, Output], Status]
 
 
 def services(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     """`registryctl services`"""
-    answer = client.call("GET", "/services")
+    answer = call(client, "GET", "/services", services=dict)
     if asked.json:
         output.document(answer)
     else:
@@ -35,7 +36,8 @@ def get(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     query += [("status", asked.status)] if asked.status is not None else []
     query += [("limit", str(asked.limit))] if asked.limit is not None else []
     query += [("pick", "1")] if asked.pick else []
-    answer = client.call("GET", _path("services", asked.name) + (f"?{urlencode(query)}" if query else ""))
+    path = _path("services", asked.name) + (f"?{urlencode(query)}" if query else "")
+    answer = call(client, "GET", path, instances=list)
     return _show_list(answer, asked, output)
 
 
@@ -69,9 +71,8 @@ def watch(client: Client, asked: argparse.Namespace, output: Output) -> Status:
         if asked.json:
             output.document({"event": event.kind, "index": event.index, "data": event.data})
             continue
-        is_list = event.kind == "snapshot"
-        for instance in event.data["instances"] if is_list else [event.data]:
-            kind = "listed" if is_list else event.kind
+        kind = "listed" if event.kind == "snapshot" else event.kind
+        for instance in instances_of(event):
             output.line(_event_line(kind, instance, output))
     return Status.DONE
 
@@ -89,7 +90,8 @@ def _event_line(kind: str, instance: dict[str, Any], output: Output) -> str:
 
 def register(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     """`registryctl register`, without --keep"""
-    answer = client.call("POST", "/register", {"service_name": asked.service, "base_url": asked.url, **about(asked)})
+    body = {"service_name": asked.service, "base_url": asked.url, **about(asked)}
+    answer = call(client, "POST", "/register", body, **INSTANCE, ttl=float | int)
     if asked.json:
         output.document(answer)
     else:
@@ -116,7 +118,7 @@ def about(asked: argparse.Namespace) -> dict[str, Any]:
 
 def deregister(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     """`registryctl deregister`"""
-    answer = client.call("DELETE", _path("deregister", asked.id))
+    answer = call(client, "DELETE", _path("deregister", asked.id), **INSTANCE)
     return _show_one(answer, "deregistered", asked, output)
 
 
@@ -124,9 +126,9 @@ def drain(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     """`registryctl drain`: with --wait, until nobody has been given it for so long."""
     answer = _override(client, asked)
 
-    def last_handed_out_at() -> object:
-        stories = client.call("GET", _path("explain", asked.id))["instances"]
-        return next((story["last_handed_out_at"] for story in stories if story["instance_id"] == asked.id), None)
+    def last_handed_out_at() -> list[Any]:
+        stories = call(client, "GET", _path("explain", asked.id), instances=list)["instances"]
+        return [story.get("last_handed_out_at") for story in stories if story.get("instance_id") == asked.id]
 
     if asked.wait is not None:
         try:
@@ -137,7 +139,7 @@ def drain(client: Client, asked: argparse.Namespace, output: Output) -> Status:
                 "any status; it is draining all the same"
             )
             return Status.NO
-        answer["last_handed_out_at"] = last_handed_out_at()
+        answer["last_handed_out_at"] = next(iter(last_handed_out_at()), None)
     return _show_one(answer, "draining", asked, output)
 
 
@@ -148,12 +150,12 @@ def maintenance(client: Client, asked: argparse.Namespace, output: Output) -> St
 
 def resume(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     """`registryctl resume`"""
-    return _show_one(client.call("POST", _path("resume", asked.id)), "resumed", asked, output)
+    return _show_one(call(client, "POST", _path("resume", asked.id), **INSTANCE), "resumed", asked, output)
 
 
 def explain(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     """`registryctl explain`"""
-    answer = client.call("GET", _path("explain", asked.subject))
+    answer = call(client, "GET", _path("explain", asked.subject), instances=list)
     if asked.json:
         output.document(answer)
     elif answer["instances"]:
@@ -168,7 +170,7 @@ def explain(client: Client, asked: argparse.Namespace, output: Output) -> Status
 
 def status(client: Client, asked: argparse.Namespace, output: Output) -> Status:
     """`registryctl status`"""
-    answer = client.call("GET", "/status")
+    answer = call(client, "GET", "/status", status=str)
     if asked.json:
         output.document(answer)
     else:
@@ -179,8 +181,7 @@ def status(client: Client, asked: argparse.Namespace, output: Output) -> Status:
 def _override(client: Client, asked: argparse.Namespace) -> dict[str, Any]:
     said = {"reason": asked.reason, "for": asked.seconds}
     body = {name: value for name, value in said.items() if value is not None}
-    answer: dict[str, Any] = client.call("POST", _path(asked.command, asked.id), body)
-    return answer
+    return call(client, "POST", _path(asked.command, asked.id), body, **INSTANCE)
 
 
 def _show_one(answer: dict[str, Any], what: str, asked: argparse.Namespace, output: Output) -> Status:

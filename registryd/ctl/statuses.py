@@ -20,7 +20,10 @@ class Status(IntEnum):
 #: What each means.
 MEANINGS = {
     Status.DONE: "done; it is so",
-    Status.NO: "it is not so: nobody fits, nothing is known under that name, the time is up, the registry is degraded",
+    Status.NO: (
+        "it is not so: nobody fits, nothing is known under that name, the time is up, the registry is degraded; "
+        "or what there is to say cannot be written"
+    ),
     Status.MISUSED: "wrong usage, a setting that cannot be used, or a value that the registry does not take",
     Status.NO_REGISTRY: "no registry answers, or what answers is none, or it cannot do it now",
     Status.REFUSED: "the registry wants a token, or one that allows this",

@@ -58,7 +58,8 @@ class Supervisor:
         self._of_the_terminal = OF_A_TERMINAL if shares_terminal else set()
         self.phase = Phase.RUNNING
         self._is_left = False
-        self._is_leaving = False
+        #: When the registry is waited for no longer.
+        self._give_up_at: float | None = None
         self._status = 0
         self._pending = signal.SIGTERM
         #: When to go on in any case.
@@ -78,9 +79,11 @@ class Supervisor:
     def _stop(self, number: signal.Signals, now: float) -> list[Action]:
         if number in self._of_the_terminal:  # it knows already
             self.phase = Phase.STOPPING
-            return self._leave()
-        self.phase, self._pending, self._due_at = Phase.LEAVING, number, now + FAREWELL
-        return self._leave()
+            return self._leave(now)
+        self.phase, self._pending = Phase.LEAVING, number
+        actions = self._leave(now)
+        self._due_at = self._give_up_at
+        return actions
 
     def left(self, now: float, *, was_listed: bool) -> list[Action]:
         """It is off the list. Nobody can have it whom it was never given to."""
@@ -97,8 +100,10 @@ class Supervisor:
         self._status = status
         if self._is_left:
             return [Exit(status)]
-        self.phase, self._due_at = Phase.ENDED, now + FAREWELL
-        return self._leave()
+        self.phase = Phase.ENDED
+        actions = self._leave(now)
+        self._due_at = self._give_up_at
+        return actions + self.due(now)
 
     def wait(self, now: float) -> float | None:
         """Seconds until something is due; None: it takes something to happen."""
@@ -114,8 +119,8 @@ class Supervisor:
         self.phase = Phase.STOPPING
         return [Pass(self._pending)]
 
-    def _leave(self) -> list[Action]:
-        if self._is_leaving:
+    def _leave(self, now: float) -> list[Action]:
+        if self._give_up_at is not None:
             return []
-        self._is_leaving = True
+        self._give_up_at = now + FAREWELL
         return [Leave()]

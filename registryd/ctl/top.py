@@ -7,6 +7,7 @@ from typing import Any
 from registryd.client.events import Event
 from registryd.ctl import show
 from registryd.ctl.tables import Cell, cut, painted, printable, table
+from registryd.ctl.watching import instances_of
 
 HEADER = ("SERVICE", "UP", "ALL", "STARTING", "DOWN", "DRAINING", "MAINTENANCE", "SUSPECT", "LAST CHANGE")
 #: The latest changes that are remembered, and the part of the terminal that they have at most.
@@ -32,15 +33,15 @@ class Top:
         """An event, and the time of day."""
         self._index = event.index
         if event.kind == "snapshot":
-            self._instances = {instance["instance_id"]: instance for instance in event.data["instances"]}
+            self._instances = {instance["instance_id"]: instance for instance in instances_of(event)}
             return
-        instance = event.data
-        if event.kind in ("deregistered", "expired"):
-            self._instances.pop(instance["instance_id"], None)
-        else:
-            self._instances[instance["instance_id"]] = instance
-        self._changes.append((at, event.kind, instance))
-        self._last_change[instance["service_name"]] = at
+        for instance in instances_of(event):
+            if event.kind in ("deregistered", "expired"):
+                self._instances.pop(instance["instance_id"], None)
+            else:
+                self._instances[instance["instance_id"]] = instance
+            self._changes.append((at, event.kind, instance))
+            self._last_change[instance["service_name"]] = at
 
     def lost(self, why: str) -> None:
         """The registry has gone; what is shown is how it was."""

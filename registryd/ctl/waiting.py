@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 from registryd.client.answers import TIMEOUT
 from registryd.client.errors import Refused, RegistryUnreachable
 from registryd.client.http import Client
+from registryd.ctl.calls import call
 
 #: Seconds between two tries, and between two looks.
 PAUSE = 0.5
@@ -38,7 +39,8 @@ def wait_for_instances(
         asked = urlencode([*query, ("min", str(least)), ("wait", f"{seconds:.3f}")])
         trouble: Exception = TooLate()
         try:
-            return client.call("GET", f"/services/{quote(name, safe='')}?{asked}", timeout=seconds + TIMEOUT)
+            path = f"/services/{quote(name, safe='')}?{asked}"
+            return call(client, "GET", path, timeout=seconds + TIMEOUT, instances=list)
         except RegistryUnreachable as error:
             trouble = error
         except Refused as error:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from registryd.client.errors import RegistryUnreachable
 from registryd.client.events import Event
@@ -10,6 +11,15 @@ from registryd.client.http import Client
 #: Seconds before the registry is asked again; doubled from try to try, up to the longest.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 5.0
+#: What every instance has.
+NAMED = {"instance_id", "service_name", "status"}
+
+
+def instances_of(event: Event) -> list[dict[str, Any]]:
+    """The instances that an event tells of: one, all for a snapshot, none for a kind that we do not know."""
+    data = event.data if isinstance(event.data, dict) else {}
+    told = data.get("instances") if event.kind == "snapshot" else [data]
+    return [one for one in told or () if isinstance(one, dict) and one.keys() >= NAMED]
 
 
 class Watch:

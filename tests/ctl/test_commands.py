@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from process import Process, RunningDaemon, StartDaemon
-from scripted import Scripted, answered
+from scripted import Answer, Scripted, answered
 from terminal import CTL, Ctl, Terminal
 
 from registryd.auth import new_token
@@ -203,6 +203,7 @@ def test_changes_are_told_as_they_come_over_a_restart_of_the_registry(
         (f"watch --registry {NOBODY}", 3, f"no answer from the registry at {NOBODY}: Connection refused; is it run"),
         (f"wait users --timeout 0s --registry {NOBODY}", 3, f"no answer from the registry at {NOBODY}: Connection"),
         ("services --registry http://u:secret@127.0.0.1:1", 3, "no answer from the registry at http://127.0.0.1:1: C"),
+        ("register --service users --url http://h --probe h:1", 2, "--probe goes with --keep; see registryctl --help"),
         ("top", 2, "top needs a terminal; for programs there are registryctl services --json and watch --json"),
     ],
 )  # fmt: skip
@@ -215,12 +216,24 @@ def test_what_cannot_be_done_is_said_in_a_line(ctl: Ctl, command: str, status: i
     assert "secret" not in ran.err
 
 
-@pytest.mark.parametrize("command", ["services", "watch", "get users", "explain users", "wait users", "drain users-1"])
-def test_what_is_no_registry_is_said_in_a_line(ctl: Ctl, command: str) -> None:
-    with closing(Scripted(lambda asked: (404, "text/html", b"<h1>Not here</h1>"))) as wrong:
+@pytest.mark.parametrize(
+    "said",
+    [
+        (404, "text/html", b"<h1>Not here</h1>"),
+        (200, "application/json", b"{}"),
+        (200, "application/json", b"[1]"),
+        (200, "application/json", b'{"services": [1], "instances": {"a": 1}, "status": 5, "instance_id": 7}'),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["services", "watch", "get users", "explain users", "wait users", "drain a", "resume a", "status"]
+)
+def test_what_is_no_registry_is_said_in_a_line(ctl: Ctl, command: str, said: Answer) -> None:
+    with closing(Scripted(lambda asked: said)) as wrong:
         ran = ctl(f"{command} --timeout 0s" if command.startswith("wait") else command, registry=wrong.url)
 
     assert (ran.status, ran.out) == (Status.NO_REGISTRY, "")
+    assert ran.err.count("\n") == 1
     assert ran.err.startswith(f"registryctl: what answers at {wrong.url} ")
     assert ran.err.endswith("; set REGISTRY_URL\n")
 
@@ -264,12 +277,10 @@ def test_a_token_that_is_refused_is_said_in_a_line(ctl: Ctl, start_daemon: Start
 
 def test_a_reader_that_goes_away_and_a_full_disk_end_it_quietly(registry_daemon: RunningDaemon) -> None:
     command = f"{' '.join(CTL)} services --registry {registry_daemon.url}"
-    ran = subprocess.run(
-        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}; {command} >/dev/full; echo $?"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    script = f"{command} | true; echo ${{PIPESTATUS[0]}}; {command} >/dev/full; echo $?; {command} >&-; echo $?"
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
 
-    assert ran.stdout == "141\n1\n"
+    assert ran.stdout == "141\n1\n0\n"
     assert ran.stderr == "registryctl: cannot write what there is to say: No space left on device\n"
 
 

@@ -41,9 +41,16 @@ def test_a_registry_that_does_not_answer_holds_nothing_up() -> None:
     command.signalled(SIGINT, 10.0)
     assert command.wait(10.0) == FAREWELL
     assert command.due(10.0 + FAREWELL) == [Pass(SIGINT)]
-    assert command.ended(3, 20.0) == []
 
-    assert command.due(20.0 + FAREWELL) == [Exit(3)]
+    assert command.ended(3, 10.0 + FAREWELL) == [Exit(3)]
+
+
+def test_nor_what_ends_by_itself() -> None:
+    command = Supervisor(grace=0.0)
+    assert command.ended(3, 10.0) == [Leave()]
+    assert command.wait(11.0) == FAREWELL - 1.0
+
+    assert command.due(10.0 + FAREWELL) == [Exit(3)]
 
 
 def test_a_second_signal_is_passed_on_at_once() -> None:

@@ -8,12 +8,14 @@ from scripted import Answer, Asked, Scripted, answered, problem
 from support import ManualClock
 
 from registryd.client.errors import Refused, RegistryUnreachable
+from registryd.client.events import Event
 from registryd.client.http import Client
 from registryd.client.registries import Registries
 from registryd.ctl.waiting import TooLate, wait_for_instances, wait_until_forgotten
-from registryd.ctl.watching import LONGEST_PAUSE, Watch
+from registryd.ctl.watching import LONGEST_PAUSE, Watch, instances_of
 
 NOBODY = "http://127.0.0.1:1"
+INSTANCE = {"instance_id": "users-1", "service_name": "users", "status": "up"}
 SNAPSHOT = b'event: snapshot\nid: 5\ndata: {"instances": [], "count": 0}\n\n'
 UPDATED = b'event: updated\nid: 6\ndata: {"instance_id": "users-1"}\n\n'
 
@@ -151,3 +153,16 @@ def test_what_goes_on_being_handed_out_is_too_late(clock: ManualClock) -> None:
     with pytest.raises(TooLate):
         wait_until_forgotten(clock.now, 2.0, 60.0, clock=clock.now, sleep=clock.advance)
     assert clock.now() == 1060.0
+
+
+@pytest.mark.parametrize(
+    ("event", "ids"),
+    [
+        (Event("snapshot", 1, {"instances": [INSTANCE, {"instance_id": "half"}, 3], "count": 3}), ["users-1"]),
+        (Event("updated", 2, INSTANCE), ["users-1"]),
+        (Event("of a later registry", 3, {"news": True}), []),
+        (Event("of a later registry", 3, ["news"]), []),
+    ],
+)
+def test_of_events_only_what_is_known_is_shown(event: Event, ids: list[str]) -> None:
+    assert [instance["instance_id"] for instance in instances_of(event)] == ids
