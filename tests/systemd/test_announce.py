@@ -80,6 +80,27 @@ def test_what_crashes_is_off_the_list_and_on_it_again_when_it_is_back(announced:
     assert [event["event"] for event in events][-3:] == ["registered", "deregistered", "registered"]
 
 
+RUN = """[Service]
+KillMode=mixed
+ExecStart=/usr/local/bin/registryctl run --service ran --url http://127.0.0.1:8003 -- /bin/sh /run/ran
+"""
+#: Asks who is listed when it is told to stop.
+RAN = """
+trap 'curl -s localhost:8006/services/ran > /run/ran-at-the-stop; exit 0' TERM
+/usr/bin/python3 -m http.server --bind 127.0.0.1 8003 & wait
+"""
+
+
+def test_a_unit_under_registryctl_run_is_off_the_list_before_it_is_told_to_stop(box: Box) -> None:
+    box.shell(
+        f"cat > /run/systemd/system/ran.service <<'END'\n{RUN}\nEND\ncat > /run/ran <<'END'\n{RAN}\nEND\n"
+        "systemctl daemon-reload; systemctl start ran; registryctl wait ran; systemctl stop ran"
+    )
+    assert json.loads(box.shell("cat /run/ran-at-the-stop"))["count"] == 0
+    assert (box.property("Result", "ran"), box.property("ExecMainStatus", "ran")) == ("success", "0")
+    box.shell("rm /run/systemd/system/ran.service /run/ran /run/ran-at-the-stop; systemctl daemon-reload")
+
+
 def test_a_file_that_cannot_be_used_is_said_in_the_journal_and_stops_nothing(announced: Box) -> None:
     announced.shell("sed -i 's/^SERVICE=.*/SERVICE=bad name/' /etc/registryd/announce/pages; systemctl restart pages")
     announced.shell(
