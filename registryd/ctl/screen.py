@@ -1,7 +1,6 @@
 """The terminal of `registryctl top`: draws what there is to see, and reads keys, until q."""
 
 import argparse
-import contextlib
 import os
 import queue
 import re
@@ -13,7 +12,7 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Iterator
+from typing import Self
 
 from registryd.client.errors import BadSetting, RegistrydError
 from registryd.client.events import Event
@@ -44,17 +43,20 @@ def top(client: Client, asked: argparse.Namespace, output: Output) -> int:
     if not (output.is_terminal and sys.stdin.isatty()):
         raise BadSetting("top needs a terminal; for programs there are registryctl services --json and watch --json")
     view = Top(without_secret(client.registries.url))
-    with Wakings((signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP)) as wakings:
+    with Wakings((signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)) as wakings:
         watcher = Watcher(client, asked.names, view, wakings)
         watcher.start()
-        with _screen(output):
+        with Screen(output) as screen:
             is_due = False
             drawn_at = -FRAME
             while True:
                 wait = max(0.0, drawn_at + FRAME - time.monotonic()) if is_due else None
                 ready = select.select([wakings, sys.stdin], [], [], wait)[0]
-                if {signal.SIGTERM, signal.SIGHUP} & set(wakings.wait(0.0)):
+                came = set(wakings.wait(0.0))
+                if {signal.SIGTERM, signal.SIGHUP} & came:
                     return Status.DONE
+                if signal.SIGTSTP in came:
+                    screen.stop()
                 if sys.stdin in ready:
                     keys = KEY.findall(os.read(sys.stdin.fileno(), 1024))
                     if not keys or not QUIT.isdisjoint(keys):
@@ -114,17 +116,35 @@ class Watcher:
         self._wakings.wake()
 
 
-@contextlib.contextmanager
-def _screen(output: Output) -> Iterator[None]:
+class Screen:
     """The terminal as we need it, and as it was again, whatever happens."""
-    before = termios.tcgetattr(sys.stdin)
-    try:
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._before = termios.tcgetattr(sys.stdin)
+
+    def __enter__(self) -> Self:
+        self.enter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def enter(self) -> None:
+        """Takes it."""
         tty.setcbreak(sys.stdin)
-        output.write(ENTER)
-        yield
-    finally:
-        output.write(LEAVE)
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        self._output.write(ENTER)
+
+    def leave(self) -> None:
+        """Gives it back."""
+        self._output.write(LEAVE)
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
+
+    def stop(self) -> None:
+        """Ctrl-Z: until the shell has us go on."""
+        self.leave()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.enter()
 
 
 def _draw(view: Top, output: Output) -> None:

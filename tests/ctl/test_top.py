@@ -1,5 +1,6 @@
 """The live table: what is drawn after which events, and a real terminal with it."""
 
+import os
 import signal
 from typing import Any
 
@@ -131,6 +132,20 @@ def test_the_terminal_is_as_it_was_however_it_ends(
         terminal.signal(number)
         assert terminal.wait() == status
         assert terminal.output.endswith("\x1b[?1049l")
+
+
+@pytest.mark.e2e
+def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(registry_daemon: RunningDaemon) -> None:
+    with Terminal([*CTL, "top", "nobody"], {"REGISTRY_URL": registry_daemon.url}) as terminal:
+        terminal.wait_for("0 instances of 0 services")
+        terminal.signal(signal.SIGTSTP)
+        terminal.wait_for(r"\x1b\[\?1049l")
+        os.waitid(os.P_PID, terminal.pid, os.WSTOPPED)
+        terminal.signal(signal.SIGCONT)
+        terminal.wait_for(r"\x1b\[\?1049h")
+        terminal.wait_for("0 instances of 0 services")
+        terminal.type("q")
+        assert terminal.wait() == Status.DONE
 
 
 @pytest.mark.e2e
