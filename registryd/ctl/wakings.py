@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 
 class Wakings:
@@ -14,7 +14,7 @@ class Wakings:
     def __init__(self, signals: Sequence[signal.Signals]) -> None:
         self._signals = signals
         self._reading, self._writing = socket.socketpair()
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         self._reading.setblocking(False)
@@ -28,7 +28,7 @@ class Wakings:
     def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
         self._reading.close()
         self._writing.close()
 

@@ -5,7 +5,7 @@ from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGWINCH
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from registryd.ctl.supervisor import FAREWELL, STOPPING, Exit, Leave, Pass, Phase, Supervisor
 
@@ -114,6 +114,7 @@ def test_in_a_terminal_ctrl_c_has_come_to_it_already() -> None:
 EVENTS = st.lists(st.sampled_from(["SIGTERM", "SIGINT", "SIGUSR1", "left", "time"]), max_size=8)
 
 
+@settings(max_examples=60)
 @given(EVENTS, st.sampled_from([0.0, 3.0, 100.0]))
 def test_whatever_happens_it_is_told_to_leave_once_and_before_it_is_told_to_stop(
     events: list[str], grace: float

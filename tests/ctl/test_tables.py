@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registryd.ctl.tables import Cell, cut, printable, table, width
@@ -59,6 +59,7 @@ def test_nothing_that_a_terminal_obeys_comes_through(evil: str, shown: str) -> N
     assert table(("A",), [[evil]])[1] == shown
 
 
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.text(max_size=20), min_size=3, max_size=3), min_size=1, max_size=5), st.integers(1, 80))
 def test_whatever_is_in_it_no_line_has_a_control_character(rows: list[list[str]], columns: int) -> None:
     lines = table(("A", "B", "C"), rows, columns=columns, elastic=("A", "B", "C"))
@@ -67,6 +68,7 @@ def test_whatever_is_in_it_no_line_has_a_control_character(rows: list[list[str]]
     assert not any(unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") for line in lines for char in line)
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=30), st.integers(1, 30))
 def test_what_is_cut_fits(text: str, columns: int) -> None:
     assert width(cut(printable(text), columns)) <= columns

@@ -117,7 +117,6 @@ def test_it_lives_in_a_terminal_until_q(start_daemon: StartDaemon) -> None:
         daemon.wait()
         terminal.wait_for("LOST THE REGISTRY")
         terminal.type("jq")
-        terminal.type("q")
         assert terminal.wait() == Status.DONE
         assert terminal.output.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
 
