@@ -31,6 +31,7 @@ setup(
             "mypy",
             "pytest>=8,<10",
             "pytest-tornasync",
+            "pytest-xdist",
             "ruff",
             "schemathesis",
             "selenium>=4.20",

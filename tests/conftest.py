@@ -59,6 +59,11 @@ def expect_log(caplog: pytest.LogCaptureFixture) -> ExpectLog:
     return claim
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that boot a system come first: they take the longest, and the others fill the gaps."""
+    items.sort(key=lambda item: item.get_closest_marker("systemd") is None)
+
+
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fails a test that logs a warning or an error which it has not claimed by `expect_log`."""

@@ -108,7 +108,7 @@ class Process:
         """Its lines, but for stalls, which a machine under load may well bring."""
         return [line for line in self.lines if "stalled seconds=" not in line]
 
-    def wait_for_line(self, regex: str) -> re.Match[str]:
+    def wait_for_line(self, regex: str, seconds: float = DEADLINE) -> re.Match[str]:
         """The first line that matches, as soon as there is one."""
         with self._more:
             found: list[re.Match[str]] = []
@@ -117,7 +117,7 @@ class Process:
                 found[:] = [match for line in self.lines if (match := re.search(regex, line))]
                 return bool(found) or not self._reader.is_alive()
 
-            self._more.wait_for(is_there, DEADLINE)
+            self._more.wait_for(is_there, seconds)
         assert found, f"no line matches {regex!r} in:\n{self.output}"
         return found[0]
 

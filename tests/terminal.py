@@ -34,10 +34,11 @@ class Terminal:
     """A process in the foreground of a terminal of its own; ended at the end."""
 
     def __init__(self, argv: list[str], environ: dict[str, str], columns: int = 80, rows: int = 24) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             try:
-                os.execvpe(argv[0], argv, os.environ | {"TERM": "xterm", "NO_COLOR": "", **environ})
+                os.execvpe(argv[0], argv, inherited | {"TERM": "xterm", "NO_COLOR": "", **environ})
             finally:
                 os._exit(127)
         self.resize(columns, rows)

@@ -100,10 +100,10 @@ async def test_it_needs_the_right_to_read(api: Api, access: Access, expect_log: 
     assert (await api.get("/metrics")).status == 200
 
     access.take(Callers({}, {}, Caller("", ["register"], ["*"])))
-    with expect_log("has not the right `read`"):
-        refused(await api.get("/metrics"), 403, "forbidden")
+    with expect_log("needs a token"):
+        refused(await api.get("/metrics"), 401, "unauthorized")
     access.take(Callers({}, {}, Caller("", ["read"], ["*"])))
-    assert (await scrape(api))['registryd_access_refused_total{reason="forbidden"}'] == 1
+    assert (await scrape(api))['registryd_access_refused_total{reason="unauthorized"}'] == 1
 
 
 async def test_each_instance_counts_with_its_status(api: Api, clock: ManualClock) -> None:

@@ -15,7 +15,7 @@ CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 WHY_NOT = "the page is looked at with chromium and chromium-driver, which are not installed"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Chrome]:
     """One for all, as it takes seconds to start."""
     if CHROMIUM is None or CHROMEDRIVER is None:
@@ -32,7 +32,7 @@ def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
         yield lambda *args, **more: stack.enter_context(RunningDaemon(tmp_path, *args, **more))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """One for all tests that do it no harm."""
     with RunningDaemon(tmp_path_factory.mktemp("shared"), "--heartbeat-timeout", "3600") as daemon:

@@ -12,7 +12,7 @@ from terminal import Ctl, Ran
 from registryd.ctl.cli import main
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def registry_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     with RunningDaemon(tmp_path_factory.mktemp("daemon")) as daemon:
         yield daemon

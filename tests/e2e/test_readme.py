@@ -181,7 +181,7 @@ def test_two_services_and_a_web_server_find_each_other(daemon_in_a_network: Runn
 def test_the_first_command_starts_the_daemon(tmp_path: Path) -> None:
     command = f"cd {checkout(tmp_path)} && {block('Start', 'sh', 0)}"
     with Process(["bash", "-c", command], {"REGISTRYD_PORT": "0"}) as process:
-        line = process.wait_for_line(r"listening on (\S+) .* pid=(\d+)")
+        line = process.wait_for_line(r"listening on (\S+) .* pid=(\d+)", 180)  # pip takes its time
         assert fetch(line[1] + "/livez").body == b"ok\n"
         assert fetch(line[1] + "/static/main.js").status == 200, "the page is installed, too"
         os.kill(int(line[2]), signal.SIGINT)

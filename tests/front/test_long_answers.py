@@ -164,16 +164,14 @@ def test_of_an_answer_that_is_not_read_all_counts(loop: str, ask: bytes, has_tls
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_under_tls_a_reader_has_his_time_for_a_last_answer_too(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registryd.front.server.FAREWELL", 0.5)
-
+def test_under_tls_a_reader_has_his_time_for_a_last_answer_too(loop: str) -> None:
     async def story(there: World, connect: Connect) -> None:
         reader, writer = await connect()
         writer.write(LAST)
         await until(lambda: there.shared.overload.waiting.bytes > 0, "he is answered")
-        closing_at = asyncio.get_running_loop().time() + 0.6
-        while asyncio.get_running_loop().time() < closing_at:
-            await asyncio.sleep(0.01)
+        (connection,) = there.shared.connections
+        assert connection._closes_later
+        assert not connection._transport.is_closing(), "what it has not sent then, it would drop soon"
         answers, rest = answers_in(await asyncio.wait_for(reader.read(), 15))
         assert not rest
         assert [answer.body.count(b'"instance_id"') for answer in answers] == [300]

@@ -13,7 +13,7 @@ from readme import block, checkout
 PYTHON = Path("/usr/bin/python3")  # the system's own: in the box nothing else is sure to be readable
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installed() -> Iterator[Box]:
     """Boots once for all tests here; from a folder of wheels, as the box has no network."""
     missing = [tool for tool in ("curl", "git", "systemctl", str(PYTHON)) if shutil.which(tool) is None]
