@@ -16,18 +16,19 @@ DEFAULT_URL = "http://localhost:8006"
 class Registries:
     """Registries that are tried in turn: one is spoken to until it fails. Without `ca` (a file in PEM) the system's
     authorities are trusted; `cert` and `key` are what we show, where the registry wants a certificate (the key may be
-    in with the certificate)."""
+    in with the certificate). Raises BadSetting for a token that cannot be one."""
 
     def __init__(
         self, urls: Sequence[str] = (DEFAULT_URL,), token: str = "", *, ca: str = "", cert: str = "", key: str = ""
     ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
         self._files = ca, cert, key
-        self._token = token
+        self._token = sendable(token)
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self:
-        """Those of an environment: REGISTRY_URL, REGISTRY_TOKEN, REGISTRY_CA, REGISTRY_CERT, REGISTRY_KEY."""
+        """Those of an environment: REGISTRY_URL, REGISTRY_TOKEN, REGISTRY_CA, REGISTRY_CERT, REGISTRY_KEY. Raises
+        BadSetting."""
         token, ca, cert, key = (environ.get(f"REGISTRY_{name}", "").strip() for name in ("TOKEN", "CA", "CERT", "KEY"))
         return cls(registry_urls(environ), token, ca=ca, cert=cert, key=key)
 
@@ -78,6 +79,13 @@ def registry_urls(environ: Mapping[str, str]) -> list[str]:
     """The registries that REGISTRY_URL names; the default where it names none."""
     urls = [url.strip() for url in environ.get("REGISTRY_URL", "").split(",")]
     return [url for url in urls if url] or [DEFAULT_URL]
+
+
+def sendable(token: str) -> str:
+    """The token, if a header can have it. Raises BadSetting, which does not show it."""
+    if not (token.isascii() and token.isprintable()):
+        raise BadSetting("the token is none: it is to be one line of ASCII; set REGISTRY_TOKEN, or --token-file")
+    return token
 
 
 def without_secret(url: str) -> str:

@@ -17,7 +17,7 @@ from registryd.client.errors import (
     TokenRefused,
 )
 from registryd.client.http import Client
-from registryd.client.registries import Registries, registry_urls, without_secret
+from registryd.client.registries import Registries, registry_urls, sendable, without_secret
 from registryd.ctl.arguments import parse
 from registryd.ctl.commands import COMMANDS, words
 from registryd.ctl.output import Output
@@ -97,7 +97,7 @@ def _settle(asked: "argparse.Namespace", environ: MutableMapping[str, str]) -> N
         environ["REGISTRY_URL"] = asked.registry
     if asked.token_file is not None:
         try:
-            environ["REGISTRY_TOKEN"] = Path(asked.token_file).read_text().strip()
+            environ["REGISTRY_TOKEN"] = sendable(Path(asked.token_file).read_text().strip())
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is no text"
             raise BadSetting(f"cannot read the token in {asked.token_file}: {why}; set --token-file") from None

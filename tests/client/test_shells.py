@@ -123,6 +123,17 @@ def test_a_setting_that_cannot_be_used_is_raised(shell: Shell, monkeypatch: pyte
         pass
 
 
+@pytest.mark.parametrize("token", ["rgd_a\nrgd_b", "rgd_\u20ac"])
+def test_a_token_that_cannot_be_sent_is_said_and_not_shown(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("REGISTRY_TOKEN", token)
+    for begin in (lambda: shell.registered("users", "http://h:1"), lambda: shell.discovery("users")):
+        with pytest.raises(BadSetting, match=r"^the token is none: [^_]*; set REGISTRY_TOKEN") as caught, begin():
+            pass
+        assert "rgd" not in str(caught.value)
+
+
 def test_a_block_that_fails_is_deregistered_as_well(shell: Shell, registry: Registry) -> None:
     with pytest.raises(RuntimeError), shell.registered("users", "http://h:1"):
         raise RuntimeError
