@@ -378,7 +378,7 @@ class Watch(HTTPMessageDelegate):
             finally:
                 self._stream.close()
         except (*NO_ANSWER, StreamClosedError, TornadoTimeout) as error:
-            raise unreachable(self._url, error) from error
+            raise unreachable(self._url, getattr(error, "real_error", None) or error) from error
         if self._trouble is not None:
             raise self._trouble
         if self._other is not None:

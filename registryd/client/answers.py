@@ -24,6 +24,10 @@ def parsed(url: str, status: int, body: bytes) -> Any:
         value = None
     if status == 200 and isinstance(value, dict | list):
         return value
+    if isinstance(value, dict) and value.get("code") == "unknown_path":  # of a registry, whose URL is another one
+        raise NotARegistry(
+            f"what answers at {without_secret(url)} is no registry: it has no such call; set REGISTRY_URL"
+        )
     if isinstance(value, dict) and isinstance(value.get("code"), str):
         field = value.get("field")
         kind = TokenRefused if status in (401, 403) else Refused
@@ -36,6 +40,7 @@ def split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            parts.hostname.encode("idna")  # as whoever looks for its address does
             return parts
     except ValueError:
         pass

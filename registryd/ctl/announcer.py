@@ -75,5 +75,6 @@ def endpoint_of(url: str) -> tuple[str, int] | None:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme)
         if parts.hostname and port:
+            parts.hostname.encode("idna")  # as whoever looks for its address does
             return parts.hostname, port
     return None

@@ -34,6 +34,13 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=30)
 
 
+def subject(text: str) -> str:
+    """An argument that names a service or an instance."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
 def duration(text: str) -> float:
     """An argument that is a length of time, in seconds."""
     seconds = parse_duration(text)
@@ -96,17 +103,17 @@ def parser() -> Parser:
     command("services", "lists the services", [where, as_json])
 
     get = command("get", "lists the instances of a service", [where, as_json, choosing])
-    get.add_argument("name", metavar="NAME", help="name of the service")
+    get.add_argument("name", metavar="NAME", type=subject, help="name of the service")
     get.add_argument("--status", metavar="STATUS,...", help="of these statuses, or any; default: up")
     get.add_argument("--limit", metavar="N", type=count, help="at most so many")
     get.add_argument("--pick", action="store_true", help="one of them, by chance in proportion to their weight")
     get.add_argument("--urls", action="store_true", help="only their base_url, one a line")
 
     watch = command("watch", "tells each change as it comes, until it is interrupted", [where, as_json])
-    watch.add_argument("names", metavar="NAME", nargs="*", help="names of services; default: all")
+    watch.add_argument("names", metavar="NAME", type=subject, nargs="*", help="names of services; default: all")
 
     wait = command("wait", "waits until enough instances of a service are there", [where, as_json, choosing])
-    wait.add_argument("name", metavar="NAME", help="name of the service")
+    wait.add_argument("name", metavar="NAME", type=subject, help="name of the service")
     wait.add_argument("--min", metavar="N", type=count, default=1, help="so many; default: 1")
     wait.add_argument(
         "--timeout", metavar="TIME", type=duration, default=30.0, help="no longer than this; default: 30s"
@@ -124,14 +131,14 @@ def parser() -> Parser:
     )
 
     deregister = command("deregister", "takes an instance off the list", [where, as_json])
-    deregister.add_argument("id", metavar="ID", help="its instance_id")
+    deregister.add_argument("id", metavar="ID", type=subject, help="its instance_id")
 
     for name, does in (
         ("drain", "has no reader get an instance any more, as it is to be stopped"),
         ("maintenance", "takes an instance out of service for a while"),
     ):
         override = command(name, does, [where, as_json])
-        override.add_argument("id", metavar="ID", help="its instance_id")
+        override.add_argument("id", metavar="ID", type=subject, help="its instance_id")
         override.add_argument("--reason", metavar="TEXT", help="why, for whoever asks")
         override.add_argument(
             "--for", metavar="TIME", dest="seconds", type=duration, help="for so long; default: until resumed"
@@ -152,10 +159,10 @@ def parser() -> Parser:
             )
 
     resume = command("resume", "puts an instance back into service", [where, as_json])
-    resume.add_argument("id", metavar="ID", help="its instance_id")
+    resume.add_argument("id", metavar="ID", type=subject, help="its instance_id")
 
     explain = command("explain", "tells why instances are handed out or not, and what has happened", [where, as_json])
-    explain.add_argument("subject", metavar="ID|NAME", help="an instance_id, or the name of a service")
+    explain.add_argument("subject", metavar="ID|NAME", type=subject, help="an instance_id, or the name of a service")
 
     command("status", "tells how the registry is", [where, as_json])
 
@@ -177,7 +184,7 @@ def parser() -> Parser:
     run.add_argument("argv", metavar="-- CMD", nargs="*", help="the command and its arguments")
 
     top = command("top", "shows the services on a terminal, live; q quits", [where])
-    top.add_argument("names", metavar="NAME", nargs="*", help="names of services; default: all")
+    top.add_argument("names", metavar="NAME", type=subject, nargs="*", help="names of services; default: all")
 
     completion = command("completion", "prints what makes a shell complete registryctl", [])
     completion.add_argument("shell", choices=SHELLS, help="which shell")
@@ -190,6 +197,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     # What stands behind is the command's own, whatever it looks like.
     at = argv.index(BEFORE_A_COMMAND) if is_run and BEFORE_A_COMMAND in argv else len(argv)
     whole = parser()
+    for text in argv[:at]:
+        if any("\udc80" <= char <= "\udcff" for char in text):
+            whole.error(f"{text[:64]!r} is no text in the encoding of this terminal")
     asked = whole.parse_args(argv[:at])
     if asked.command == "register" and asked.probe is not None and not asked.keep:
         whole.error("--probe goes with --keep")

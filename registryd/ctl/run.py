@@ -1,6 +1,7 @@
 """Programs that are kept registered: a command of ours, or one that someone else looks after (`register --keep`)."""
 
 import argparse
+import errno
 import logging
 import os
 import queue
@@ -92,6 +93,8 @@ def start(argv: list[str], *, shares_terminal: bool) -> int:
 
     In a terminal it is in our process group, so that it can read from it, and Ctrl-C and Ctrl-Z are for both. Else it
     has one of its own, so that whoever sends a signal to all of ours does not stop it before it is off the list."""
+    if not argv[0]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     ignored_by_python = [signal.SIGPIPE, signal.SIGXFSZ]
     if shares_terminal:
         return os.posix_spawnp(argv[0], argv, os.environ, setsigdef=ignored_by_python)

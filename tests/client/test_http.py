@@ -117,7 +117,9 @@ def test_nobody_there_is_said_of_each(start_scripted: StartScripted) -> None:
         list(client(NOBODY, "http://127.0.0.2:1").watch())
 
 
-@pytest.mark.parametrize("url", ["localhost:8006", "http://", "http://h:port", "ftp://h:1", "", "http://h:0"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8006", "http://", "http://h:port", "ftp://h:1", "", "http://h:0", "http://h..h:1"]
+)
 def test_a_url_that_is_none_is_no_answer(url: str) -> None:
     with pytest.raises(RegistryUnreachable, match="this is no http:// or https:// URL"):
         client(url).call("GET", "/services")

@@ -127,6 +127,7 @@ def test_it_ends_as_its_command_does_and_is_taken_off_the_list(
 @pytest.mark.parametrize(
     ("command", "status", "said"),
     [
+        ("", Status.NOT_FOUND, "cannot run : No such file or directory"),
         ("no-such-command", Status.NOT_FOUND, "cannot run no-such-command: No such file or directory"),
         ("/", Status.NOT_STARTABLE, "cannot run /: Permission denied"),
     ],
