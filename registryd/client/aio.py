@@ -52,25 +52,34 @@ class Heartbeats:
         self._clock = clock
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        #: What is under way, and whether it is over.
+        #: What is under way.
         self._call: Call | None = None
-        self._is_over = asyncio.Event()
+        #: For those who leave: a call is over, the task has ended, or someone has joined.
+        self._went_on = asyncio.Event()
 
     def join(self, session: Session) -> None:
         """Sends heartbeats for a session from now on."""
         self.crew.join(session, self._clock())
         self._changed.set()
-        if self._task is None or self._task.done():
+        if not self._is_beating():
             self._task = asyncio.create_task(self._beat(), name="registryd heartbeats")
+        self._go_on()
 
     async def leave(self, session: Session) -> None:
         """Sends no more for it; what is under way is waited for."""
         self.crew.leave(session)
         self._changed.set()
         while self._call is not None and session in self._call.sessions:
-            await self._is_over.wait()
-        if not len(self.crew) and self._task is not None:
-            await asyncio.wait({self._task})
+            await self._went_on.wait()
+        while not len(self.crew) and self._is_beating():  # as long as nobody joins, for whom it goes on
+            await self._went_on.wait()
+
+    def _is_beating(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def _go_on(self) -> None:
+        self._went_on.set()
+        self._went_on.clear()
 
     async def first(self, http: AsyncHTTPClient, session: Session) -> None:
         """Sends the first request for one that is to join. Raises RegistrationRefused, BadSetting."""
@@ -103,10 +112,11 @@ class Heartbeats:
                 self._call = self.crew.next_call(self._clock())
                 await self._talk(http, self._call)
                 self._call = None
-                self._is_over.set()
-                self._is_over.clear()
+                self._go_on()
         finally:
             http.close()
+            self._task = None
+            self._go_on()
 
     async def _talk(self, http: AsyncHTTPClient, call: Call) -> None:
         try:

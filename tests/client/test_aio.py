@@ -435,3 +435,27 @@ async def test_what_may_have_come_before_the_loop_was_held_up_is_no_newer_than_t
     watch.data_received(b": still here\n\n")
 
     assert users.age == 59
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_who_leaves_does_not_wait_for_one_who_joins_meanwhile(url: str, pace: Pace, ticks: int) -> None:
+    registries = Registries([url])
+    heartbeats = Heartbeats(registries, sleep=pace.sleep, clock=pace.now)
+    about = {"service_name": "users", "base_url": "http://10.0.0.5:8000"}
+    a, b = (Session(registries, about, random.Random(n)) for n in range(2))
+    heartbeats.join(a)
+    await pace.go()
+    leaving = asyncio.create_task(heartbeats.leave(a))
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    heartbeats.join(b)
+    await asyncio.wait_for(leaving, 5)
+
+    await heartbeats.leave(b)
+
+
+async def test_why_there_was_no_answer_is_told(expect_log: ExpectLog) -> None:
+    users = Discovery("users", registries=Registries(["http://127.0.0.1:1"]))
+    with expect_log("no answer from the registry at http://127.0.0.1:1: .*[Cc]onnection refused; keeping what"):
+        await users.start()
+    await users.stop()
