@@ -27,7 +27,7 @@ from registryd.client.crew import Call, Crew
 from registryd.client.discovery import LocalCopy
 from registryd.client.errors import BadSetting, RegistrationRefused, RegistrydError, TokenRefused
 from registryd.client.registries import Registries
-from registryd.client.session import About, Phase, Session, new_dice
+from registryd.client.session import About, Session, new_dice
 
 logger = logging.getLogger("registryd.client")
 
@@ -208,7 +208,7 @@ class Registration:
             self._heartbeats.join(self._session)
             await self._stopping.wait()
             await self._heartbeats.leave(self._session)
-            if self._session.phase is not Phase.TAKEN_OVER:
+            if self._session.may_be_listed:
                 await self._heartbeats.farewell(http, self._session)
         finally:
             if not first_try.done():

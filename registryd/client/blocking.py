@@ -26,7 +26,7 @@ from registryd.client.discovery import LocalCopy
 from registryd.client.errors import BadSetting, RegistrationRefused, RegistrydError, TokenRefused
 from registryd.client.http import Client, Stream
 from registryd.client.registries import Registries
-from registryd.client.session import About, Phase, Session, new_dice
+from registryd.client.session import About, Session, new_dice
 
 logger = logging.getLogger("registryd.client")
 
@@ -159,7 +159,7 @@ class Registration:
         if self._pid == os.getpid():
             self._pid = 0
             self._heartbeats.leave(self._session)
-            if self._session.phase is not Phase.TAKEN_OVER:
+            if self._session.may_be_listed:
                 self._heartbeats.farewell(self._session)
 
 

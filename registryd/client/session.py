@@ -94,6 +94,8 @@ class Session:
         self._at = registries.url
         self._failures = 0
         self.phase = Phase.OUT
+        #: Whether there is something to take off: it has been sent, even if nothing has come back.
+        self.may_be_listed = False
         #: Whether any registry has ever confirmed the registration.
         self.was_in = False
         #: Seconds to wait before the next request.
@@ -126,6 +128,7 @@ class Session:
         """The request to send now."""
         self.settle()
         if self.phase is Phase.OUT:
+            self.may_be_listed = True
             return Request("POST", f"{self.url}/register", self._body)
         if self.phase is Phase.DISPUTED:
             return Request("GET", f"{self.url}/instances/{self._path()}", b"")
@@ -183,6 +186,7 @@ class Session:
             # A registration of ours may have arrived twice, the first one late. Then the new life is ours as well.
             same = all(answer.get(name) == self._instance[name] for name in ("service_name", "base_url"))
             self.phase = Phase.OUT if same else Phase.TAKEN_OVER
+            self.may_be_listed = same
             self._generation = None
             return
         self.ttl = _ttl_of(answer) or self.ttl
@@ -194,6 +198,7 @@ class Session:
 
     def _is_out(self, wait: float = 0.0) -> None:
         self.phase = Phase.OUT
+        self.may_be_listed = False
         self._generation = None
         self.wait = wait
 

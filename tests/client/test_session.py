@@ -247,3 +247,18 @@ def test_the_farewell_ends_this_life_and_no_later_one() -> None:
 
     session.answered(200, registered(generation=3))
     assert session.farewell() == Request("DELETE", f"{URL}/deregister/a%26b%2Bc?generation=3", b"")
+
+
+def test_there_is_something_to_take_off_where_a_registration_may_have_arrived() -> None:
+    session = a_session(instance_id="a")
+    assert not session.may_be_listed
+    session.next_request()
+    session.failed()
+    assert session.may_be_listed, "it may have arrived"
+    session.answered(200, registered())
+    assert session.may_be_listed
+    session.next_request()
+    session.answered(404, problem("unknown_instance"))
+    assert not session.may_be_listed, "who is there under this id by now is another"
+    session.next_request()
+    assert session.may_be_listed
