@@ -256,7 +256,11 @@ class Discovery(LocalCopy):
         name = f"registryd discovery {self.service_name}"
         self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
         self._thread.start()
-        self._tried.wait()
+        try:
+            self._tried.wait()
+        except BaseException:  # interrupted, as by an exit in a signal's handler
+            self.stop()
+            raise
         if self._refusal is not None:
             raise self._refusal
 

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from conftest import ExpectLog
 from scripted import Scripted, StartScripted, answered
 
 from registryd.client.blocking import Discovery, _current, deregister_service, register_service, registered
+from registryd.client.registries import Registries
 
 
 @pytest.fixture
@@ -84,3 +86,21 @@ def test_a_discovery_may_be_started_again(start_scripted: StartScripted, monkeyp
             assert users.is_open
         assert not users.is_open
     assert len(registry.asked) == 2
+
+
+def test_a_discovery_that_is_interrupted_at_its_start_watches_no_more(
+    monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    users = Discovery("users", registries=Registries(["http://127.0.0.1:1"]))
+
+    tried = users._tried.wait
+
+    def interrupted() -> None:
+        tried()
+        raise SystemExit
+
+    monkeypatch.setattr(users._tried, "wait", interrupted)
+    with expect_log("no answer from the registry at http://127.0.0.1:1"), pytest.raises(SystemExit):
+        users.start()
+
+    assert "registryd discovery users" not in [thread.name for thread in threading.enumerate()]
