@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -34,6 +35,11 @@ from registryd.server import make_application, make_http_server
 
 settings.register_profile("registryd", derandomize=True, deadline=None)
 settings.load_profile("registryd")
+
+# Under nohup, or in the background of a shell, these are ignored, and whatever a test starts would ignore them as well.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 # Otherwise the first IOLoop that is made current has asyncio make a loop to go back to, which nobody ever closes.
 asyncio.set_event_loop(None)

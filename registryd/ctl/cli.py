@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "shipped"
 
+#: What to do where no registry answers, by a sign in what was said of it.
+HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": "; REGISTRY_CA says which authorities to trust",
+    "WRONG_VERSION_NUMBER": "; it does not speak TLS: is it http://?",
+}
+HINT = "; is it running? --registry or REGISTRY_URL says where it is"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what is asked for; gives back the exit status. The signal that has ended a command under `run` ends us."""
@@ -69,7 +76,7 @@ def _do(asked: "argparse.Namespace", environ: MutableMapping[str, str], output: 
     except RegistrydError as error:
         hint = ""
         if isinstance(error, RegistryUnreachable) and not isinstance(error, NotARegistry):
-            hint = "; is it running? --registry or REGISTRY_URL says where it is"
+            hint = next((hint for sign, hint in HINTS.items() if sign in str(error)), HINT)
         output.complain(f"{error}{hint}")
         return status_of(error)
 

@@ -135,8 +135,8 @@ def drain(client: Client, asked: argparse.Namespace, output: Output) -> Status:
             wait_until_forgotten(last_handed_out_at, asked.wait, asked.timeout, clock=time.monotonic, sleep=time.sleep)
         except TooLate:
             output.complain(
-                f"{asked.id} is still handed out after {asked.timeout:g} s, by its own page or to those who ask for "
-                "any status; it is draining all the same"
+                f"it is not certain after {asked.timeout:g} s that nobody is handed {asked.id} any more, by its own "
+                "page or as any status; it is draining all the same"
             )
             return Status.NO
         answer["last_handed_out_at"] = next(iter(last_handed_out_at()), None)

@@ -11,6 +11,8 @@ from registryd.ctl.calls import call
 
 #: Seconds between two tries, and between two looks.
 PAUSE = 0.5
+#: Seconds within which two moments may look like one, as the registry tells them in whole seconds.
+GRAIN = 1.0
 #: The longest that the registry is asked to wait, in seconds.
 LONGEST_WAIT = 60.0
 #: Statuses of a registry that is there and cannot do it now.
@@ -62,10 +64,11 @@ def wait_until_forgotten(
     clock: Callable[[], float],
     sleep: Callable[[float], object],
 ) -> None:
-    """Returns when what it looks at has stood still for `quiet` seconds. Raises TooLate, and whatever looking does."""
+    """Returns when what it looks at has stood still for `quiet` seconds for sure. Raises TooLate, and
+    whatever looking does."""
     begin = since = clock()
     seen = last_handed_out_at()
-    while (now := clock()) - since < quiet:
+    while (now := clock()) - since < quiet + GRAIN:
         if now - begin >= timeout:
             raise TooLate
         sleep(min(PAUSE, quiet))

@@ -146,7 +146,7 @@ def test_it_is_forgotten_when_that_has_stood_still(clock: ManualClock) -> None:
         lambda: seen.pop(0) if len(seen) > 1 else "c", 2.0, 60.0, clock=clock.now, sleep=clock.advance
     )  # fmt: skip
 
-    assert clock.now() == 1000.0 + 3 * 0.5 + 2.0
+    assert clock.now() == 1000.0 + 3 * 0.5 + 3.0
 
 
 def test_what_goes_on_being_handed_out_is_too_late(clock: ManualClock) -> None:
