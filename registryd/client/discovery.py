@@ -64,6 +64,8 @@ class LocalCopy:
         self._index_then: int | None = None
         self._is_open = self._is_begun = self._has_caught_up = False
         self._heard_at = -math.inf
+        #: The same of what is being taken: it is heard when whoever looks up sees it.
+        self._hearing_at = -math.inf
         # The instances, whatever their status. Those of which a registry that has lost its memory has not heard yet
         # are kept until some moment.
         self._known: dict[str, Instance] = {}
@@ -156,6 +158,7 @@ class LocalCopy:
             self._partial_since = since if self._parser.is_amid else None
             if has_changed or (self._review_at is not None and self._clock() >= self._review_at):
                 self._rebuild()
+            self._heard_at = self._hearing_at
 
     def ended(self, trouble: RegistrydError | None = None) -> bool:
         """The stream is over, or there was none: what is known stays. Come again after `wait` seconds; gives back
@@ -198,7 +201,7 @@ class LocalCopy:
         return self._index is not None and self._index_then is not None and self._index >= self._index_then
 
     def _hear(self, at: float) -> None:
-        self._heard_at = max(self._heard_at, at)
+        self._hearing_at = max(self._hearing_at, at)
         if self._failures:
             logger.info("service=%s is watched at %s again", self.service_name, without_secret(self._url))
         self._failures = 0
