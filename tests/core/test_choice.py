@@ -55,7 +55,6 @@ def state(state: State) -> State:
         (Choice(near="us", limit=1), "b"),
         (Choice(zone="eu", tags=("blue",), statuses=None), "a"),
     ],
-    ids=str,
 )
 def test_what_fits_is_chosen_in_order(state: State, choice: Choice, chosen: str) -> None:
     leases = choose(state.leases("users"), choice, DICE)
