@@ -175,7 +175,9 @@ def test_ctrl_c_in_a_terminal_comes_to_the_command_once_which_reads_from_there(
     registry_daemon: RunningDaemon, port: Port
 ) -> None:
     port.open()
-    script = "trap 'echo got INT' INT; read line; echo read $line; while :; do read line; echo more $line; done"
+    # With a time-out, as bash may miss a signal that comes just before it begins to read, until it has read.
+    more = "while :; do read -t 0.1 line && echo more $line; done"
+    script = f"trap 'echo got INT' INT; read line; echo read $line; {more}"
     argv = run("typed", port.url, "--", "bash", "-c", script)
     with Terminal(argv, {"REGISTRY_URL": registry_daemon.url}) as terminal:
         terminal.wait_for("registryctl: registered instance=")
