@@ -119,11 +119,11 @@ class Page:
 
     def rows(self) -> dict[str, str]:
         """The rows of the list by key (`s:SERVICE`, `i:INSTANCE`), in their order, each with what it says."""
-        found: list[list[str]] = self.run(
+        found: list[tuple[str, str]] = self.run(
             "return [...document.querySelectorAll('#rows > [role=row]')]"
             ".map((row) => [row.dataset.key, row.innerText.replace(/\\s+/g, ' ')])"
         )
-        return dict(map(tuple, found))  # type: ignore[arg-type]
+        return dict(found)
 
     def until_rows(self, *keys: str) -> None:
         """Waits until the list has exactly these rows."""

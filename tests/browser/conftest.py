@@ -12,7 +12,9 @@ from process import RunningDaemon, StartDaemon
 from selenium.webdriver import Chrome
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-WHY_NOT = "the page is looked at with chromium and chromium-driver, which are not installed"
+WHY_NOT = (
+    "only a real browser shows the page, and PyPI has none: apt-get install chromium chromium-driver (.ci/run does)"
+)
 
 
 @pytest.fixture(scope="package")

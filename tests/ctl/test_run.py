@@ -192,7 +192,10 @@ def test_ctrl_c_in_a_terminal_comes_to_the_command_once_which_reads_from_there(
         assert terminal.wait() == -signal.SIGTERM
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="only root can make a PID namespace to be the init of, by unshare of util-linux (.ci/run has both)",
+)
 def test_as_the_init_of_a_container_it_reaps_orphans_and_ends_as_a_shell_would(registry_daemon: RunningDaemon) -> None:
     orphan = "pid=$(sh -c 'sh -c : > /dev/null & echo $!'); while kill -0 $pid 2> /dev/null; do :; done; echo reaped"
     script = f"trap 'kill -KILL $$' TERM; {orphan}; echo pid $PPID; while :; do sleep 0.05; done"

@@ -166,7 +166,10 @@ def daemon_in_a_network(start_daemon: StartDaemon) -> RunningDaemon:
 NEEDED = [tool for tool in ("unshare", "nsenter", "ip", "busybox", "curl") if shutil.which(tool) is None]
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or bool(NEEDED), reason=f"needs root and {' '.join(NEEDED)}")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or bool(NEEDED),
+    reason=f"its ports are the README's, so it needs a network of its own: root, {' '.join(NEEDED)} (.ci/run has all)",
+)
 def test_two_services_and_a_web_server_find_each_other(daemon_in_a_network: RunningDaemon, tmp_path: Path) -> None:
     for number, name in enumerate(["users.py", "timelines.py"]):
         (tmp_path / name).write_text(block("The command line", "python", number))
